@@ -1,0 +1,71 @@
+"""What a stage's code may touch of the world around it: outputs, resume points, metrics, progress, its lease.
+
+Component functions take these protocols, so the same training loop runs under Prefect, in a unit test and in a
+benchmark. tasks.runner has the real implementation; components.artifacts.local has one on plain directories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from components.artifacts.ref import ArtifactRef, ModelContract
+from components.recipe.execution import ExecutionConfig
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A complete state inside a stage. `path` is a local, verified copy; `state` its small JSON part."""
+
+    step: int
+    path: Path
+    state: dict[str, Any]
+
+
+class ResumeArea(Protocol):
+    """Periodic checkpoints of one stage fingerprint, shared by all its attempts."""
+
+    def latest(self) -> ResumePoint | None:
+        """The newest complete point, verified by sha256; a damaged or unfinished one is skipped with a warning."""
+
+    def save(self, step: int, directory: Path, state: Mapping[str, Any]) -> None:
+        """Stores everything below `directory` plus `state`; complete or invisible. Older points are pruned."""
+
+
+class StageContext(Protocol):
+    """Handed to `run(context, inputs, config)` of every stage."""
+
+    node: str
+    seed: int
+    execution: ExecutionConfig
+    output: Path
+    scratch: Path
+    resume: ResumeArea
+
+    def fetch(self, ref: ArtifactRef, subpath: str = "") -> Path:
+        """A local copy of the artifact, or of one file or folder in it, sizes and sha256 verified."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Logs scalars to the tracker. Logging the same step again after a resume replaces nothing and adds nothing."""
+
+    def attach(self, path: Path, name: str) -> None:
+        """Puts a file (plot, report) beside the run in the tracker."""
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        """Moves the stage's progress line in the terminal and in Prefect."""
+
+    def check(self) -> None:
+        """Raises LeaseLost or Cancelled when the stage must stop; call it at every step."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage's function returns; its files are below `context.output`."""
+
+    summary: Mapping[str, float | int | str]
+    contract: ModelContract | None = None
+
+
+StageFunction = Callable[[StageContext, Mapping[str, ArtifactRef], Any], StageResult]

@@ -1,0 +1,29 @@
+"""Recipe sections for `evaluate` and `release`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from components.recipe.base import StrictModel
+
+
+class EvaluationConfig(StrictModel):
+    """The same held-out benchmarks after base, SFT, every RLVR phase and RLHF."""
+
+    samples: int = Field(default=8, ge=1, description="k of avg@k and pass@k")
+    items: int | None = Field(default=None, ge=1, description="First items of each benchmark; all when absent")
+    max_new_tokens: int = Field(ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    engine_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class ReleaseConfig(StrictModel):
+    model_name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Registered model in MLflow")
+    dtype: Literal["bfloat16", "float32"] = "float32"
+    parity_tolerance: float = Field(default=1e-5, gt=0, description="Largest |log-prob difference|, trainer to vLLM")
+    licence: str = "apache-2.0"
+    alias: str = "released"

@@ -1,0 +1,19 @@
+"""Recipe section for the model: a Ling 2.0 preset and the tokenizer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from components.recipe.base import StrictModel
+
+
+class ModelConfig(StrictModel):
+    """Which architecture is trained. Presets are defined, with sources, in components.model.spec."""
+
+    preset: Literal["nano", "smoke", "ring-mini-2.0", "ring-flash-2.0", "ring-1t"]
+    tokenizer: str = Field(
+        default="nano", description="`nano` (built in, characters and special tokens) or a directory of a HF tokenizer"
+    )
+    max_position: int | None = Field(default=None, ge=16, description="Context length; the preset's when absent")

@@ -1,0 +1,85 @@
+"""Recipe sections for RL: losses as data, one typed config each, and the phases that use them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from components.recipe.base import StrictModel
+from components.recipe.data import Domain
+from components.recipe.training import OptimiserConfig
+
+
+class IcePopLoss(StrictModel):
+    """IcePop (arXiv 2510.18855, eq. 1-3): k multiplies inside [alpha, beta] and masks outside; r is clipped apart."""
+
+    name: Literal["icepop"] = "icepop"
+    alpha: float = Field(default=0.5, gt=0)
+    beta: float = Field(default=5.0, gt=0)
+    clip_epsilon: float = Field(default=0.2, gt=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
+
+
+class TisLoss(StrictModel):
+    """Truncated importance sampling: weight min(k, cap), nothing masked."""
+
+    name: Literal["tis"] = "tis"
+    cap: float = Field(default=2.0, gt=0)
+    clip_epsilon: float = Field(default=0.2, gt=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
+
+
+class GrpoLoss(StrictModel):
+    """Plain GRPO. `old_policy` says whose log-probs r divides by: the trainer's (right) or the engine's (common bug)."""
+
+    name: Literal["grpo"] = "grpo"
+    clip_epsilon: float = Field(default=0.2, gt=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
+    old_policy: Literal["trainer", "engine"] = "trainer"
+
+
+Loss = Annotated[IcePopLoss | TisLoss | GrpoLoss, Field(discriminator="name")]
+
+
+class RolloutConfig(StrictModel):
+    prompts_per_step: int = Field(ge=1)
+    group_size: int = Field(ge=2, description="Responses per prompt")
+    max_new_tokens: int = Field(ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    engine_dtype: Literal["float32", "bfloat16"] = "float32"
+    oversample: float = Field(default=1.0, ge=1, description="Prompts sampled per step over prompts trained per step")
+
+
+class GuardConfig(StrictModel):
+    """Bounds of the mismatch guard. Trouble starts where mean |dlogp| passes about 0.05 (paper, App. C)."""
+
+    max_mean_abs_dlogp: float = Field(default=0.05, gt=0)
+    max_reward_error_fraction: float = Field(default=0.02, ge=0, le=1)
+    patience: int = Field(default=3, ge=1, description="Consecutive violations before the run stops")
+
+
+class RlPhase(StrictModel):
+    """One RLVR phase: one node `rlvr-N` of the DAG."""
+
+    name: str = Field(pattern=r"^[a-z0-9-]+$")
+    domains: tuple[Domain, ...] = Field(min_length=1)
+    steps: int = Field(ge=1)
+    rollout: RolloutConfig
+    loss: Loss = IcePopLoss()
+    optimiser: OptimiserConfig
+    minibatches: int = Field(default=2, ge=1, description="Optimiser updates per step")
+    guard: GuardConfig = GuardConfig()
+    checkpoint_every: int = Field(default=10, ge=1)
+    reward_timeout_s: float = Field(default=5.0, gt=0, description="Deadline of one verification")
+
+
+class RlhfConfig(RlPhase):
+    """General RL on reward-model and rule rewards, mixed with verifiable prompts so that reasoning is kept."""
+
+    name: str = "rlhf"
+    domains: tuple[Domain, ...] = ("general",)
+    loss: Loss = GrpoLoss()
+    verifiable_fraction: float = Field(default=0.5, ge=0, le=1, description="Share of prompts with a rule verifier")
+    verifiable_domains: tuple[Domain, ...] = ("math", "code", "logic", "science")
