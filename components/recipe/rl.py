@@ -31,7 +31,7 @@ class TisLoss(StrictModel):
 
 
 class GrpoLoss(StrictModel):
-    """Plain GRPO. `old_policy` says whose log-probs r divides by: the trainer's (right) or the engine's (common bug)."""
+    """Plain GRPO. `old_policy`: whose log-probs r divides by, the trainer's (right) or the engine's (a common bug)."""
 
     name: Literal["grpo"] = "grpo"
     clip_epsilon: float = Field(default=0.2, gt=0)
