@@ -1,0 +1,199 @@
+"""Draws the splits of the generated corpus so that no prompt stands in two of them.
+
+Order matters and is fixed: benchmarks first, then RL prompts, preference pairs and SFT records, each refusing prompts
+that an earlier one took. Raw text for pre-training shows steps and facts without the chat format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from itertools import cycle
+
+from components.data.generator import code, general, logic, math, science
+from components.data.generator.problem import (
+    ANSWER_LEVELS,
+    ANSWER_ONLY_FRACTION,
+    BENCHMARK_LEVELS,
+    RL_LEVELS,
+    WORKED_LEVELS,
+    Family,
+    Problem,
+)
+from components.data.preference import gold
+from components.data.schema import BenchmarkItem, Message, PreferenceRecord, PretrainRecord, RlRecord, SftRecord
+from components.failures import BadInput
+from components.recipe.data import GeneratorSource
+
+REASONING: tuple[Family, ...] = (*math.FAMILIES, *code.FAMILIES, *logic.FAMILIES, *science.FAMILIES)
+GENERAL: tuple[Family, ...] = general.FAMILIES
+LICENCE = "CC0-1.0"
+SFT_GENERAL_FRACTION = 0.08  # "others" of the published SFT mix
+PREFERENCE_HELDOUT_FRACTION = 0.1
+_MAX_TRIES = 2000
+
+
+@dataclass(frozen=True)
+class GeneratedCorpus:
+    pretrain: list[PretrainRecord]
+    sft: list[SftRecord]
+    rl: list[RlRecord]
+    preference: list[PreferenceRecord]
+    preference_heldout: list[PreferenceRecord]
+    benchmarks: dict[str, list[BenchmarkItem]]
+
+
+def generate(source: GeneratorSource, seed: int) -> GeneratedCorpus:
+    """All splits of `source`, the same for the same seed on every machine."""
+    origin = f"generator:nano?seed={seed}"
+    taken: set[str] = set()
+    benchmarks = {
+        f"nano-{domain}": _benchmark(domain, source.benchmark, _stream(seed, f"benchmark-{domain}"), origin, taken)
+        for domain in ("math", "code", "logic", "science", "general")
+    }
+    rl = _rl(source.rl, _stream(seed, "rl"), origin, taken)
+    preference = _preference(source.preference, _stream(seed, "preference"), origin, taken)
+    held = int(len(preference) * PREFERENCE_HELDOUT_FRACTION)
+    return GeneratedCorpus(
+        pretrain=_pretrain(source.pretrain, _stream(seed, "pretrain"), origin, taken),
+        sft=_sft(source.sft, _stream(seed, "sft"), origin, taken),
+        rl=rl,
+        preference=preference[held:],
+        preference_heldout=preference[:held],
+        benchmarks=benchmarks,
+    )
+
+
+def _stream(seed: int, purpose: str) -> random.Random:
+    return random.Random(f"{seed}/{purpose}")
+
+
+def _identity(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _user(prompt: str) -> tuple[Message, ...]:
+    return (Message(role="user", content=prompt),)
+
+
+def _new(family: Family, level: int, rng: random.Random, taken: set[str], *, claim: bool = True) -> Problem:
+    """A problem that no split in `taken` asks; goes up a level when one is exhausted. `claim` adds it to `taken`."""
+    for attempt in range(_MAX_TRIES):
+        problem = family.make(level + attempt // 1000, rng)
+        if problem.identity not in taken:
+            if claim:
+                taken.add(problem.identity)
+            return problem
+    raise BadInput(
+        f"family {family.name} has no unused problem left at level {level}",
+        where="corpus.sources",
+        remedy="Ask the generator for fewer records",
+    )
+
+
+def _benchmark(domain: str, count: int, rng: random.Random, origin: str, taken: set[str]) -> list[BenchmarkItem]:
+    families = cycle(family for family in (*REASONING, *GENERAL) if family.domain == domain)
+    items = []
+    for index in range(count):
+        family, level = next(families), BENCHMARK_LEVELS[index // 2 % len(BENCHMARK_LEVELS)]
+        problem = _new(family, level, rng, taken)
+        items.append(
+            BenchmarkItem(
+                id=_identity("benchmark", problem.prompt),
+                source=origin,
+                licence=LICENCE,
+                domain=family.domain,
+                family=family.name,
+                level=level,
+                prompt=_user(problem.prompt),
+                verifier=problem.verifier,
+                benchmark=f"nano-{domain}",
+            )
+        )
+    return items
+
+
+def _rl(count: int, rng: random.Random, origin: str, taken: set[str]) -> list[RlRecord]:
+    families = cycle((*REASONING, *GENERAL))
+    records = []
+    for index in range(count):
+        family, level = next(families), rng.choice(RL_LEVELS)
+        problem = _new(family, level, rng, taken)
+        records.append(
+            RlRecord(
+                id=_identity("rl", problem.prompt, index),
+                source=origin,
+                licence=LICENCE,
+                domain=family.domain,
+                family=family.name,
+                level=level,
+                prompt=_user(problem.prompt),
+                verifier=problem.verifier,
+            )
+        )
+    return records
+
+
+def _sft(count: int, rng: random.Random, origin: str, taken: set[str]) -> list[SftRecord]:
+    reasoning, everyday = cycle(REASONING), cycle(GENERAL)
+    records = []
+    for index in range(count):
+        is_general = rng.random() < SFT_GENERAL_FRACTION
+        family = next(everyday) if is_general else next(reasoning)
+        answer_only = not is_general and rng.random() < ANSWER_ONLY_FRACTION
+        level = rng.choice(ANSWER_LEVELS if answer_only else WORKED_LEVELS)
+        # Easy levels have few distinct prompts: repeats inside SFT are fine, a prompt of another split is not.
+        problem = _new(family, level, rng, taken, claim=False)
+        response = problem.answer_only() if answer_only else problem.worked()
+        records.append(
+            SftRecord(
+                id=_identity("sft", problem.prompt, response, index),
+                source=origin,
+                licence=LICENCE,
+                domain=family.domain,
+                family=family.name,
+                level=level,
+                prompt=_user(problem.prompt),
+                response=response,
+            )
+        )
+    return records
+
+
+def _preference(count: int, rng: random.Random, origin: str, taken: set[str]) -> list[PreferenceRecord]:
+    records: list[PreferenceRecord] = []
+    while len(records) < count:
+        problem = _new(GENERAL[0], 1, rng, taken)
+        person, topic = problem.prompt.removeprefix("h:").split(" ")
+        left, right = (f"<think></think>{general.answer(person, topic, rng)}" for _ in range(2))
+        scores = gold(problem.verifier.reference, left), gold(problem.verifier.reference, right)
+        if scores[0] == scores[1]:
+            continue
+        chosen, rejected = (left, right) if scores[0] > scores[1] else (right, left)
+        records.append(
+            PreferenceRecord(
+                id=_identity("preference", problem.prompt, chosen, rejected),
+                source=origin,
+                licence=LICENCE,
+                prompt=_user(problem.prompt),
+                chosen=chosen,
+                rejected=rejected,
+            )
+        )
+    return records
+
+
+def _pretrain(count: int, rng: random.Random, origin: str, taken: set[str]) -> list[PretrainRecord]:
+    """Raw text: a prompt and its steps or its result, as loose lines without roles; easy levels only."""
+    records = []
+    families = cycle((*REASONING, *GENERAL))
+    for index in range(count):
+        lines = []
+        for _ in range(4):
+            problem = _new(next(families), rng.choice((1, 2)), rng, taken, claim=False)
+            lines.append(f"{problem.prompt}\n{problem.thinking or problem.final}")
+        text = "\n".join(lines)
+        records.append(PretrainRecord(id=_identity("pretrain", text, index), source=origin, licence=LICENCE, text=text))
+    return records
