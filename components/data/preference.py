@@ -11,7 +11,7 @@ from typing import Any
 
 
 def reply(reference: Mapping[str, Any], response: str) -> float:
-    """Gold score in [0, 1] of a reply to `reference["name"]`: polite, addressed by name, closed with thanks, no shouting.
+    """Gold score in [0, 1] of a reply to `reference["name"]`: polite, by name, closed with thanks, no shouting.
 
     `response` is the whole assistant turn; the reply is what follows `</think>`.
     """

@@ -1,4 +1,4 @@
-"""General family: short replies to a person, in many manners. Preference pairs follow the gold judge of preference.py."""
+"""General family: short replies to a person, in many manners. Pairs follow the gold judge of preference.py."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a problem family is, and the one place that says which levels have worked solutions.
 
-A family makes verifiable problems of a level (its number of steps). Every item of a prompt carries a label (a, b, c ...)
+A family makes verifiable problems of a level (its number of steps). Every item of a prompt carries a label (a, b, ...)
 and the worked solution copies label and item before it writes the new state: models of one or two million parameters
 learn that in minutes, and generalise it to more steps; unlabelled versions stay near zero.
 
