@@ -52,3 +52,7 @@ class LeaseLost(RingflowError):
 
 class IntegrityError(RingflowError):
     """Stored bytes or identity do not match what was recorded: refused with both values shown."""
+
+
+class Cancelled(RingflowError):
+    """Someone asked the run to stop: the stage ends within seconds and leaves its resume area intact."""

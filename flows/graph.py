@@ -1,0 +1,150 @@
+"""The DAG of a recipe: which stages run, on what, with which part of the recipe. Built and type-checked without I/O.
+
+    corpus -> decontaminate -> base -> sft -> rlvr-1 -> rlvr-2 ... -> rlhf -> release
+                                        \\-> reward-model --------------/
+    and evaluate-X after every checkpoint X, all of them inputs of the release.
+
+The order of the nodes is an order in which they can run one after another: an evaluation comes right after its model, so
+that a run that stops early has still said how good the last model was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from components.artifacts.ref import ArtifactKind
+from components.failures import BadInput
+from components.recipe.base import StrictModel
+from components.recipe.recipe import Recipe
+from tasks.node import Node
+from tasks.stage import STAGES, Stage, StageConfig
+
+
+@dataclass(frozen=True)
+class Graph:
+    """nodes: by name, in an order in which they can run."""
+
+    recipe: Recipe
+    nodes: Mapping[str, Node]
+
+    def ancestors(self, name: str) -> set[str]:
+        found: set[str] = set()
+        waiting = list(self.nodes[name].inputs.values())
+        while waiting:
+            parent = waiting.pop()
+            if parent not in found:
+                found.add(parent)
+                waiting.extend(self.nodes[parent].inputs.values())
+        return found
+
+    def require(self, names: Iterable[str], option: str) -> list[str]:
+        """The names, each one a node; a node type (`evaluate`, `rlvr`) stands for all nodes of that type.
+
+        Raises BadInput with the known names.
+        """
+        chosen: list[str] = []
+        for name in names:
+            matches = [node.name for node in self.nodes.values() if name in (node.name, node.stage.type)]
+            if not matches:
+                close = get_close_matches(name, self.nodes, n=1)
+                raise BadInput(
+                    f"no stage of {self.recipe.name} is called {name!r}",
+                    where=option,
+                    remedy=(f"Did you mean {close[0]!r}? " if close else "") + f"Stages: {', '.join(self.nodes)}",
+                )
+            chosen += matches
+        return chosen
+
+    def selection(self, start_at: str | None, only: Iterable[str]) -> set[str]:
+        """Nodes that may run; every other node that they need must be finished already.
+
+        start_at: this node and every later one. only: these nodes.
+        """
+        order = list(self.nodes)
+        allowed = set(order)
+        if start_at:
+            first = min(order.index(name) for name in self.require([start_at], "--from"))
+            allowed = set(order[first:])
+        only = list(only)
+        if only:
+            allowed &= set(self.require(only, "--only"))
+        return allowed
+
+
+def build(recipe: Recipe) -> Graph:
+    """The DAG of a recipe.
+
+    Raises:
+        BadInput: an input of a node is missing, unknown, or of another kind than its stage consumes.
+    """
+    nodes: dict[str, Node] = {}
+
+    def add(name: str, type: str, section: StrictModel, inputs: Mapping[str, str], order: str = "") -> str:
+        stage = STAGES[type]
+        config = StageConfig(section, recipe.model if stage.uses_model else None)
+        node = Node(name, stage, dict(inputs), config, _seed(recipe.seed, order or type))
+        _check(node, nodes)
+        nodes[name] = node
+        return name
+
+    def evaluate(model: str) -> None:
+        add(f"evaluate-{model}", "evaluate", recipe.evaluate, {"model": model, "corpus": "corpus"})
+
+    add("corpus", "corpus", recipe.corpus, {})
+    add("decontaminate", "decontaminate", recipe.decontaminate, {"corpus": "corpus"})
+    data = {"data": "decontaminate"}
+    last = add("base", "base", recipe.base, data)
+    evaluate(last)
+    last = add("sft", "sft", recipe.sft, {"model": last} | data)
+    evaluate(last)
+    for number, phase in enumerate(recipe.rlvr, start=1):
+        last = add(f"rlvr-{number}", "rlvr", phase, {"model": last} | data, f"rlvr-{number}")
+        evaluate(last)
+    reward = add("reward-model", "reward-model", recipe.reward_model, {"model": "sft"} | data)
+    last = add("rlhf", "rlhf", recipe.rlhf, {"model": last, "reward": reward} | data)
+    evaluate(last)
+    scores = {name: name for name, node in nodes.items() if node.stage.type == "evaluate"}
+    add("release", "release", recipe.release, {"model": last, "corpus": "corpus"} | data | scores)
+    return Graph(recipe, nodes)
+
+
+def _seed(seed: int, part: str) -> int:
+    """The recipe's seed folded with the stage: stages draw apart, all evaluations draw alike (paired comparison)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{part}".encode()).digest()[:4], "big") >> 1
+
+
+def _check(node: Node, nodes: Mapping[str, Node]) -> None:
+    """An input name has a declared kind, its producer exists and makes that kind, and nothing declared is absent."""
+    for name, source in node.inputs.items():
+        kind = input_kind(node.stage, name)
+        if kind is None:
+            raise BadInput(f"{node.stage.type} consumes no input called {name!r}", where=node.name)
+        if source not in nodes:
+            raise BadInput(f"input {name!r} comes from {source!r}, which is not an earlier stage", where=node.name)
+        made = nodes[source].stage.produces
+        if made != kind:
+            raise BadInput(f"input {name!r} must be a {kind}, but {source} makes a {made}", where=node.name)
+    for name in node.stage.consumes:
+        if not name.endswith("*") and name not in node.inputs:
+            raise BadInput(f"input {name!r} is not connected", where=node.name)
+
+
+def input_kind(stage: Stage, name: str) -> ArtifactKind | None:
+    for pattern, kind in stage.consumes.items():
+        if name == pattern or (pattern.endswith("*") and name.startswith(pattern[:-1])):
+            return kind
+    return None
+
+
+def mermaid(graph: Graph) -> str:
+    """The DAG as a Mermaid flowchart, top to bottom."""
+    shapes = {"corpus": "[({})]", "clean-corpus": "[({})]", "evaluation": "{{{{{}}}}}", "release": "([{}])"}
+    lines = ["flowchart TD"]
+    for node in graph.nodes.values():
+        lines.append(f"    {node.name}{shapes.get(node.stage.produces, '[{}]').format(node.name)}")
+    for node in graph.nodes.values():
+        lines += [f"    {source} --> {node.name}" for source in dict.fromkeys(node.inputs.values())]
+    return "\n".join(lines)

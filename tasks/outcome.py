@@ -1,0 +1,39 @@
+"""Which failure kind an exception is, and whether the stage may be tried again."""
+
+from __future__ import annotations
+
+import errno
+
+from components.failures import InfrastructureError, LeaseLost, RingflowError
+
+# Checked by name so that neither Ray nor HTTP clients are imported to tell an error from another.
+INFRASTRUCTURE = {
+    "ray.exceptions": {"ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerCrashedError", "NodeDiedError",
+                       "GetTimeoutError", "RaySystemError", "RayChannelError", "ObjectLostError", "OwnerDiedError"},
+    "httpx": {"ConnectError", "ReadTimeout", "ConnectTimeout", "ReadError", "RemoteProtocolError", "PoolTimeout"},
+    "requests.exceptions": {"ConnectionError", "ReadTimeout", "ConnectTimeout", "Timeout"},
+}  # fmt: skip
+
+
+def classify(error: BaseException) -> BaseException:
+    """The error as ringflow speaks of it: itself, or an InfrastructureError that says which machine part failed."""
+    if isinstance(error, RingflowError):
+        return error
+    for kind in type(error).__mro__:
+        if kind.__name__ in INFRASTRUCTURE.get(kind.__module__, ()):
+            return InfrastructureError(f"{kind.__name__}: {first_lines(error)}")
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return InfrastructureError(f"{type(error).__name__}: {first_lines(error)}")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InfrastructureError(f"the disk is full at {error.filename or 'the working directory'}: free some space")
+    return error
+
+
+def retryable(error: BaseException) -> bool:
+    """Only failures of the machinery are tried again; wrong input, divergence and lost leases stay as they are."""
+    return isinstance(error, InfrastructureError) and not isinstance(error, LeaseLost)
+
+
+def first_lines(error: BaseException, lines: int = 3) -> str:
+    text = str(error).strip() or type(error).__name__
+    return " ".join(line.strip() for line in text.splitlines()[:lines])
