@@ -1,0 +1,90 @@
+"""Connects this process to Ray: the cluster that RAY_ADDRESS names, else a small Ray of its own on loopback.
+
+A wrong address is found with a plain TCP connection before Ray's own client, which keeps trying for a minute and then
+speaks of GCS. Only loopback is bound when ringflow starts Ray itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+
+import ray
+
+from components.failures import InfrastructureError
+from components.recipe.execution import ExecutionConfig
+
+# Enough for weights in flight at nano scale; a real cluster is started by its own operator with its own store size.
+LOCAL_OBJECT_STORE_BYTES = 512 * 1024**2
+
+_LOCK = threading.Lock()
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def connect(execution: ExecutionConfig, deadline_s: float | None = None) -> None:
+    """Connects once per process; later calls return at once.
+
+    Args:
+        execution: supplies the default deadline and the number of workers a local Ray has to hold.
+        deadline_s: seconds for the address to answer; `execution.start_deadline_s` when absent.
+    Raises:
+        InfrastructureError: the address does not answer, or Ray could not start; names the address and the way out.
+    """
+    deadline_s = execution.start_deadline_s if deadline_s is None else deadline_s
+    address = os.environ.get("RAY_ADDRESS", "")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    with _LOCK:
+        if ray.is_initialized():
+            return
+        if address and address not in ("auto", "local"):
+            _answers(address, min(deadline_s, 10.0))
+        ends = time.monotonic() + deadline_s
+        while True:
+            try:
+                _init(address)
+                return
+            except Exception as error:  # ray.init raises bare Exception when its own start-up limit of 30 s passes
+                ray.shutdown()
+                if address not in ("", "local") or time.monotonic() > ends:
+                    raise InfrastructureError(
+                        f"Ray at {address or 'a new local instance'} could not be used: {error}. "
+                        "Start it (`ringflow up`), correct RAY_ADDRESS, or unset RAY_ADDRESS to run a local Ray."
+                    ) from error
+                logging.getLogger(__name__).warning(
+                    "a local Ray did not start (busy machine?), trying again: %s", error
+                )
+
+
+def _init(address: str) -> None:
+    if address and address != "local":
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=max(cores(), 2),
+            include_dashboard=False,
+            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+
+
+def _answers(address: str, deadline_s: float) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise InfrastructureError(f"RAY_ADDRESS={address!r} is not host:port; correct it or unset it")
+    try:
+        socket.create_connection((host, int(port)), timeout=deadline_s).close()
+    except OSError as error:
+        raise InfrastructureError(
+            f"Ray at RAY_ADDRESS={address} does not answer ({error}). Start it (`ringflow up`) or unset RAY_ADDRESS."
+        ) from error
