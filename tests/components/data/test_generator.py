@@ -1,0 +1,128 @@
+"""The generator: deterministic, disjoint splits, worked solutions that are right, and the levels it promises."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from components.data.generator import generate
+from components.data.generator.corpus import REASONING
+from components.data.generator.problem import ANSWER_LEVELS, BENCHMARK_LEVELS, RL_LEVELS, WORKED_LEVELS
+from components.data.preference import gold
+from components.recipe.data import GeneratorSource
+
+SOURCE = GeneratorSource(pretrain=40, sft=600, rl=400, preference=120, benchmark=24)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return generate(SOURCE, seed=3)
+
+
+def test_same_seed_same_records_other_seed_other_records(corpus):
+    assert generate(SOURCE, seed=3) == corpus
+    assert generate(SOURCE, seed=4).rl != corpus.rl
+
+
+def test_counts_are_what_was_asked_for(corpus):
+    assert (len(corpus.pretrain), len(corpus.sft), len(corpus.rl)) == (40, 600, 400)
+    assert len(corpus.preference) + len(corpus.preference_heldout) == 120
+    assert {name: len(items) for name, items in corpus.benchmarks.items()} == {
+        f"nano-{domain}": 24 for domain in ("math", "code", "logic", "science", "general")
+    }
+
+
+def _key(record) -> str:
+    """What a prompt asks, whatever the order in which a code prompt shows its steps."""
+    text = record.prompt[0].content
+    return text[:2] + ";".join(sorted(text[2:].split(";"))) if record.domain == "code" else text
+
+
+def test_no_prompt_stands_in_two_splits(corpus):
+    heldout = {_key(item) for items in corpus.benchmarks.values() for item in items}
+    rl = {_key(record) for record in corpus.rl}
+    sft = {_key(record) for record in corpus.sft}
+    preference = {record.prompt[0].content for record in (*corpus.preference, *corpus.preference_heldout)}
+    for left, right in ((heldout, rl), (heldout, sft), (rl, sft), (preference, heldout | rl | sft)):
+        assert not left & right
+    assert len(rl) == len(corpus.rl)
+
+
+def test_worked_solutions_are_for_easy_levels_only(corpus):
+    for record in corpus.sft:
+        if record.domain == "general":
+            continue
+        empty = record.response.startswith("<think></think>")
+        assert record.level in (ANSWER_LEVELS if empty else WORKED_LEVELS)
+    assert {record.level for record in corpus.rl if record.domain != "general"} == set(RL_LEVELS)
+    assert {item.level for item in corpus.benchmarks["nano-math"]} == set(BENCHMARK_LEVELS)
+
+
+@pytest.mark.parametrize("family", REASONING, ids=lambda family: family.name)
+@pytest.mark.parametrize("level", range(1, 7))
+def test_final_answers_agree_with_the_verifier(family, level):
+    import random
+
+    for seed in range(20):
+        problem = family.make(level, random.Random(seed))
+        if problem.verifier.kind == "code":
+            namespace: dict = {}
+            exec(problem.final, namespace)
+            for test in problem.verifier.reference["tests"]:
+                assert repr(eval(test["call"], namespace)) == test["result"]
+        else:
+            assert re.fullmatch(r"\\boxed\{(.+)\}", problem.final).group(1) == problem.verifier.reference["answer"]
+
+
+def test_answers_agree_with_a_second_solver():
+    """Solved a second way, so that a family cannot be wrong in the same way as its own answer."""
+    import random
+
+    from components.data.generator import math, science
+
+    for family, pattern, solve in (
+        (math.chain, r"m:(\d)((?:[a-l][+\-*]\d)+)", _solve_chain),
+        (math.addition, r"s:()((?:[a-l]\d\+\d)+)", _solve_addition),
+        (science.motion, r"t:(p\dv\d)((?:[a-l]\d)+)", _solve_motion),
+    ):
+        for seed in range(50):
+            problem = family(1 + seed % 6, random.Random(seed))
+            start, steps = re.fullmatch(pattern, problem.prompt).groups()
+            assert problem.verifier.reference["answer"] == solve(start, steps)
+
+
+def _solve_chain(start: str, steps: str) -> str:
+    value = int(start)
+    for operator, operand in re.findall(r"[a-l]([+\-*])(\d)", steps):
+        value = eval(f"{value}{operator}{operand}")
+    return str(value % 10)
+
+
+def _solve_addition(_: str, steps: str) -> str:
+    digits = re.findall(r"[a-l](\d)\+(\d)", steps)
+    left, right = (int("".join(pair[side] for pair in reversed(digits))) for side in (0, 1))
+    return str(left + right).zfill(len(digits) + 1)[::-1]
+
+
+def _solve_motion(start: str, steps: str) -> str:
+    position, velocity = int(start[1]), int(start[3])
+    for index, acceleration in enumerate(steps[1::2]):
+        velocity += int(acceleration)
+        position += velocity
+        assert steps[2 * index] == "abcdefghijkl"[index]
+    return f"p{position % 10}v{velocity % 10}"
+
+
+def test_gold_preference_orders_the_pairs(corpus):
+    for record in corpus.preference:
+        reference = {"rubric": "reply", "name": record.prompt[0].content.removeprefix("h:").split(" ")[0]}
+        assert gold(reference, record.chosen) > gold(reference, record.rejected)
+
+
+def test_gold_preference_by_hand():
+    reference = {"rubric": "reply", "name": "bob"}
+    assert gold(reference, "<think></think>hello bob, the tea is here. thanks.") == pytest.approx(0.9)
+    assert gold(reference, "<think></think>hello bob, thanks.") == 1.0
+    assert gold(reference, "<think></think>yo!") == 0.0
+    assert gold(reference, "") == 0.0
