@@ -20,6 +20,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def bytes_sha256(data: bytes) -> str:
+    """Hex digest of bytes in memory."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def digest_json(value: Any) -> str:
     """Hex digest of the canonical JSON of `value` (see canonical_json for what is refused)."""
     return hashlib.sha256(canonical_json(value)).hexdigest()

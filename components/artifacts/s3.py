@@ -1,0 +1,280 @@
+"""Objects on S3 through s3fs: writes conditional by If-None-Match and If-Match, bounded waits, errors to act on.
+
+Endpoint and credentials come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or botocore's own
+chain). No listing cache and no instance cache: a cached listing hides another process's commit. After a retried
+connection a success can look like a conflict, so every conflict is settled by reading back and comparing bytes that
+only this writer could have written.
+"""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from components.artifacts.objects import BLOCK_BYTES, PRIVATE, Versioned
+from components.failures import BadInput, DeadlineExceeded, InfrastructureError, RingflowError
+
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 60
+# s3fs holds two parts of 50 MiB per transfer and lane in memory.
+TRANSFER_LANES = 4
+SINGLE_PUT_BYTES = 64 << 20
+CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+ABSENT = {"NoSuchKey", "404", "NotFound"}
+DENIED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "Forbidden", "ExpiredToken"}
+
+
+class S3Objects:
+    """Keys below `prefix` of one bucket. Safe to use from many threads; open a new one in a forked process."""
+
+    def __init__(self, bucket: str, prefix: str = "") -> None:
+        self.bucket, self.prefix = bucket, prefix
+        self.url = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
+        self.endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        self._filesystem: Any = None
+        self._opening = threading.Lock()
+
+    @property
+    def fs(self) -> Any:
+        with self._opening:
+            if self._filesystem is None:
+                self._filesystem = self._open(CONNECT_TIMEOUT_S, READ_TIMEOUT_S, attempts=3)
+            return self._filesystem
+
+    def read(self, key: str) -> Versioned | None:
+        with self._errors(key):
+            try:
+                answer = self.fs.call_s3("get_object", **self._at(key))
+                data = _body(self.fs, answer)
+            except OSError as error:
+                if _code(error) in ABSENT:
+                    return None
+                raise
+        return Versioned(data, answer["ETag"])
+
+    def create(self, key: str, data: bytes) -> bool:
+        with self._errors(key):
+            try:
+                self.fs.call_s3("put_object", **self._at(key), Body=data, IfNoneMatch="*")
+            except OSError as error:
+                if _code(error) not in CONFLICTS:
+                    raise
+                current = self.read(key)
+                return current is not None and current.data == data
+        return True
+
+    def replace(self, key: str, data: bytes, version: str) -> str | None:
+        with self._errors(key):
+            try:
+                return self.fs.call_s3("put_object", **self._at(key), Body=data, IfMatch=version)["ETag"]
+            except OSError as error:
+                if _code(error) not in CONFLICTS | ABSENT:
+                    raise
+                current = self.read(key)
+                return current.version if current is not None and current.data == data else None
+
+    def put(self, path: Path, key: str, sha256: str) -> None:
+        # Only a single PUT takes a whole-object SHA-256; parts are guarded by botocore's own CRC.
+        single = path.stat().st_size < SINGLE_PUT_BYTES
+        checked = {"ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256)).decode()} if single else {}
+        with self._errors(key):
+            self.fs.put_file(str(path), self._full(key), max_concurrency=TRANSFER_LANES, **checked)
+
+    def get(self, key: str, path: Path) -> bool:
+        with self._errors(key):
+            try:
+                self.fs.get_file(self._full(key), str(path), max_concurrency=TRANSFER_LANES)
+            except FileNotFoundError:
+                if not path.parent.is_dir():
+                    raise
+                return False
+        return True
+
+    def blocks(self, key: str) -> Iterator[bytes]:
+        with (
+            self._errors(key, absent=FileNotFoundError),
+            self.fs.open(self._full(key), "rb", block_size=8 * BLOCK_BYTES, cache_type="readahead") as stream,
+        ):
+            while block := stream.read(BLOCK_BYTES):
+                yield block
+
+    def files(self, prefix: str) -> dict[str, int]:
+        base = self._full(prefix).rstrip("/") + "/"
+        with self._errors(prefix):
+            try:
+                found = self.fs.find(base, detail=True)
+            except FileNotFoundError:
+                return {}
+        return {name[len(base) :]: int(entry["size"]) for name, entry in found.items() if name.startswith(base)}
+
+    def folders(self, prefix: str) -> list[str]:
+        base = self._full(prefix).rstrip("/") + "/"
+        with self._errors(prefix):
+            try:
+                entries = self.fs.ls(base, detail=True)
+            except FileNotFoundError:
+                return []
+        return sorted(entry["name"].rstrip("/").rsplit("/", 1)[1] for entry in entries if entry["type"] == "directory")
+
+    def remove(self, prefix: str) -> None:
+        with self._errors(prefix):
+            names = [f"{prefix}/{name}" for name in self.files(prefix)]
+            for name in [*names, prefix]:
+                self.fs.call_s3("delete_object", **self._at(name))
+
+    def check(self, deadline_s: float, create: bool) -> None:
+        """Endpoint, credentials, bucket, and that conditional writes are honoured: a clear error for each.
+
+        Raises BadInput for credentials, bucket or a server without conditional writes; InfrastructureError for an
+        endpoint that cannot be reached; DeadlineExceeded when it accepts connections but does not answer.
+        """
+        self._reach(min(deadline_s, CONNECT_TIMEOUT_S))
+        pool = concurrent.futures.ThreadPoolExecutor(1)
+        try:
+            pool.submit(self._probe, deadline_s, create).result(deadline_s)
+        except concurrent.futures.TimeoutError as error:
+            raise DeadlineExceeded(
+                f"{self._place()} accepted a connection and gave no answer in {deadline_s:g} s"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _open(self, connect_s: float, read_s: float, attempts: int) -> Any:
+        from s3fs import S3FileSystem
+
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        fs = S3FileSystem(
+            endpoint_url=self.endpoint,
+            client_kwargs={"region_name": region},
+            config_kwargs={
+                "connect_timeout": connect_s,
+                "read_timeout": read_s,
+                "retries": {"total_max_attempts": 1, "mode": "standard"},
+                "max_pool_connections": 32,
+            },
+            use_listings_cache=False,
+            skip_instance_cache=True,
+            max_concurrency=TRANSFER_LANES,
+        )
+        # The retries are s3fs's alone: two layers of them would multiply every deadline.
+        fs.retries = attempts
+        return fs
+
+    def _reach(self, deadline_s: float) -> None:
+        if not self.endpoint:
+            return
+        parts = urlsplit(self.endpoint)
+        if not parts.hostname:
+            raise BadInput("AWS_ENDPOINT_URL is not a URL", where=self.endpoint, remedy="Give http(s)://host:port")
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            socket.create_connection((parts.hostname, port), timeout=deadline_s).close()
+        except OSError as error:
+            raise InfrastructureError(
+                f"S3 endpoint {self.endpoint} cannot be reached: {error.strerror or error}. "
+                "Is the server up (`ringflow status`), is AWS_ENDPOINT_URL right?"
+            ) from error
+
+    def _probe(self, deadline_s: float, create: bool) -> None:
+        fs = self._open(min(deadline_s, CONNECT_TIMEOUT_S), deadline_s, attempts=1)
+        try:
+            fs.call_s3("head_bucket", Bucket=self.bucket)
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) and create:
+                self._create_bucket(fs)
+            elif isinstance(error, FileNotFoundError):
+                raise BadInput(
+                    f"bucket {self.bucket} does not exist",
+                    where=self._place(),
+                    remedy="Create it, or name another one in RINGFLOW_STORE",
+                ) from error
+            else:
+                raise self._translated(error, "") from error
+        key = f"{PRIVATE}check/{uuid.uuid4().hex}"
+        if not self.create(key, b"probe") or self.create(key, b"other"):
+            raise self._unconditional("If-None-Match")
+        stored = self.read(key)
+        if stored is None or stored.data != b"probe":
+            raise InfrastructureError(f"{self._place()}: a probe object read back differently")
+        if self.replace(key, b"third", '"00000000000000000000000000000000"') is not None:
+            raise self._unconditional("If-Match")
+        self.remove(key)
+
+    def _unconditional(self, header: str) -> BadInput:
+        return BadInput(
+            f"the S3 server ignores {header}, so two runs could both commit",
+            where=self._place(),
+            remedy="Use a server with conditional writes (AWS S3, SeaweedFS 4, MinIO, Ceph)",
+        )
+
+    def _create_bucket(self, fs: Any) -> None:
+        with self._errors(""):
+            try:
+                fs.call_s3("create_bucket", Bucket=self.bucket)
+            except FileExistsError:  # made by another starter between the two calls
+                return
+
+    def _at(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": f"{self.prefix}/{key}" if self.prefix else key}
+
+    def _full(self, key: str) -> str:
+        return f"{self.bucket}/{self._at(key)['Key']}"
+
+    def _place(self) -> str:
+        return f"{self.url} at {self.endpoint or 'AWS'}"
+
+    @contextmanager
+    def _errors(self, key: str, absent: type[Exception] | None = None):
+        try:
+            yield
+        except RingflowError:
+            raise
+        except Exception as error:
+            if absent is not None and isinstance(error, FileNotFoundError):
+                raise
+            raise self._translated(error, key) from error
+
+    def _translated(self, error: Exception, key: str) -> RingflowError:
+        from botocore.exceptions import NoCredentialsError, PartialCredentialsError
+
+        place, code = f"{self._place()}{' ' + key if key else ''}", _code(error)
+        if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+            return BadInput(
+                "no S3 credentials",
+                where=place,
+                remedy="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            )
+        if isinstance(error, PermissionError) or code in DENIED:
+            return BadInput(
+                f"S3 refused the credentials ({code or 'access denied'}: {error})",
+                where=place,
+                remedy="Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and the key's rights on the bucket",
+            )
+        if code == "NoSuchBucket":
+            return BadInput(f"bucket {self.bucket} does not exist", where=place, remedy="Create it or name another one")
+        return InfrastructureError(f"{place}: {code or type(error).__name__}: {error}")
+
+
+def _code(error: BaseException) -> str:
+    """The S3 error code behind an exception of s3fs, empty when there is none."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _body(fs: Any, answer: dict[str, Any]) -> bytes:
+    from fsspec.asyn import sync
+
+    async def collect() -> bytes:
+        async with answer["Body"] as stream:
+            return await stream.read()
+
+    return sync(fs.loop, collect)

@@ -1,0 +1,256 @@
+"""The content-addressed store: one directory per fingerprint, committed by one create-only marker.
+
+Layout: `<root>/<project>/<stage>/<fingerprint>/{attempts/<id>/{files/, manifest.json}, resume/, _LEASE, _COMMITTED}`.
+Files first, then manifest.json, then `_COMMITTED`, which names the winning attempt and its manifest's digest. Readers
+trust only the marker; nothing is ever overwritten. Sizes and digests are verified on every load, so a damaged artifact
+is refused, never used. s3://bucket through s3fs, file:///directory for tests and single machines.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.artifacts.cache import Cache
+from components.artifacts.digest import bytes_sha256
+from components.artifacts.fingerprint import fingerprint_of
+from components.artifacts.lease import Lease
+from components.artifacts.manifest import FileEntry, Manifest, Provenance, entries_of
+from components.artifacts.objects import open_objects
+from components.artifacts.ref import ArtifactKind, ArtifactRef, ModelContract
+from components.artifacts.verify import Report, verify_artifact
+from components.failures import BadInput, IntegrityError
+
+MARKER = "_COMMITTED"
+TRANSFERS = 8
+
+
+class Commit(BaseModel):
+    """The content of `_COMMITTED`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    attempt: str
+    manifest_sha256: str
+    token: int
+    nonce: str
+    committed: str
+
+
+class Store:
+    """Committed artifacts of one storage. Thread-safe; opens again by itself in a spawned process."""
+
+    def __init__(self, url: str, cache: Path) -> None:
+        self.objects = open_objects(url)
+        self.url = self.objects.url
+        self._cache = Cache(cache, self.objects)
+
+    @classmethod
+    def open(cls, url: str | None = None, cache: Path | None = None) -> Store:
+        """Opens without touching the network; call `check` to prove that it is there.
+
+        Args:
+            url: s3://bucket[/prefix] or file:///directory; RINGFLOW_STORE when absent.
+            cache: local copies of fetched files; `cache/` of RINGFLOW_HOME when absent.
+        """
+        url = url or os.environ.get("RINGFLOW_STORE")
+        if not url:
+            raise BadInput(
+                "no store is configured",
+                where="RINGFLOW_STORE",
+                remedy="Start the local stack with `ringflow up`, or set RINGFLOW_STORE to s3://bucket",
+            )
+        return cls(url, cache or Path(os.environ.get("RINGFLOW_HOME", ".ringflow")) / "cache")
+
+    def __reduce__(self):
+        return Store, (self.url, self._cache.root)
+
+    def check(self, deadline_s: float = 5.0, create: bool = False) -> None:
+        """Writes, reads and deletes a probe. BadInput: credentials, bucket; InfrastructureError: unreachable.
+
+        Args:
+            create: make the bucket or directory when it is missing (the local profile).
+        """
+        self.objects.check(deadline_s, create)
+
+    def committed(self, project: str, stage: str, fingerprint: str) -> ArtifactRef | None:
+        """The artifact of this fingerprint, None while nobody has committed one."""
+        root = f"{project}/{stage}/{fingerprint}"
+        marker = self.commit(root)
+        return None if marker is None else self._ref(root, marker)
+
+    def publish(
+        self,
+        lease: Lease,
+        directory: Path,
+        kind: ArtifactKind,
+        identity: Mapping[str, Any],
+        provenance: Provenance,
+        contract: ModelContract | None = None,
+        summary: Mapping[str, float | int | str] | None = None,
+    ) -> ArtifactRef:
+        """Uploads `directory` as an attempt and commits it; another run's artifact if that was committed first.
+
+        Raises LeaseLost when the lease is gone just before the commit; IntegrityError when the identity is not the
+        fingerprint's or the directory changed during the upload; BadInput for an empty directory.
+        """
+        if fingerprint_of(identity) != lease.fingerprint:
+            raise IntegrityError(
+                f"{lease.stage}: the identity has fingerprint {fingerprint_of(identity)}, the lease {lease.fingerprint}"
+            )
+        entries = entries_of(directory)
+        if not entries:
+            raise BadInput("the stage produced no files", where=f"{lease.stage}: {directory}")
+        root = f"{lease.project}/{lease.stage}/{lease.fingerprint}"
+        attempt = f"{lease.token:06d}-{uuid.uuid4().hex[:12]}"
+        prefix = f"{root}/attempts/{attempt}"
+        manifest = Manifest(
+            kind=kind,
+            stage=lease.stage,
+            fingerprint=lease.fingerprint,
+            identity=dict(identity),
+            files=entries,
+            contract=contract,
+            summary=dict(summary or {}),
+            provenance=provenance,
+        )
+        self.upload(directory, entries, f"{prefix}/files", lease)
+        data = manifest.to_bytes()
+        if not self.objects.create(f"{prefix}/manifest.json", data):
+            raise IntegrityError(f"{self.url}/{prefix}/manifest.json exists already with other content")
+        commit = Commit(
+            attempt=attempt,
+            manifest_sha256=bytes_sha256(data),
+            token=lease.token,
+            nonce=lease.nonce,
+            committed=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        lease.verify()
+        if self.objects.create(f"{root}/{MARKER}", commit.model_dump_json().encode()):
+            return self._ref(root, commit, manifest)
+        winner = self.commit(root)
+        if winner is None:
+            raise IntegrityError(f"{self.url}/{root}/{MARKER} refused our commit and is not there")
+        return self._ref(root, winner)
+
+    def upload(self, directory: Path, entries: tuple[FileEntry, ...], prefix: str, lease: Lease) -> None:
+        """Uploads files in parallel and compares the sizes that arrived; stops between files when the lease is lost."""
+
+        def put(entry: FileEntry) -> None:
+            lease.check()
+            self.objects.put(directory / entry.path, f"{prefix}/{entry.path}", entry.sha256)
+
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            list(pool.map(put, entries))
+        arrived, expected = self.objects.files(prefix), {entry.path: entry.size for entry in entries}
+        if arrived != expected:
+            wrong = sorted(path for path in arrived.keys() | expected.keys() if arrived.get(path) != expected.get(path))
+            raise IntegrityError(f"{self.url}/{prefix}: changed during the upload: {', '.join(wrong[:5])}")
+
+    def fetch(self, ref: ArtifactRef, subpath: str = "", destination: Path | None = None) -> Path:
+        """A verified local copy of the artifact, or of one file or folder in it.
+
+        Files come into a cache by digest, so nothing is downloaded twice; the cache's files are read-only.
+
+        Args:
+            subpath: file or folder inside the artifact; everything when empty.
+            destination: directory that gets writable copies; without it the result is a read-only view in the cache.
+        Returns: the path of `subpath` below destination (or the view).
+        Raises IntegrityError naming the file and both digests; BadInput when there is no such subpath.
+        """
+        manifest = self.read_manifest(ref)
+        entries = manifest.below(subpath)
+        prefix = f"{self.key(ref.uri)}/files"
+        if destination is None:
+            base = self._cache.view(ref.manifest_sha256)
+            self._cache.link(prefix, entries, base)
+        else:
+            base = Path(destination)
+            self._cache.copy(prefix, entries, base)
+        return base / subpath.strip("/") if subpath.strip("/") else base
+
+    def read_manifest(self, ref: ArtifactRef) -> Manifest:
+        """The artifact's manifest, its digest compared with the reference's."""
+        key = f"{self.key(ref.uri)}/manifest.json"
+        stored = self.objects.read(key)
+        if stored is None:
+            raise IntegrityError(f"{self.url}/{key} is missing: the artifact is incomplete or was deleted")
+        return Manifest.from_bytes(stored.data, f"{self.url}/{key}", ref.manifest_sha256)
+
+    def ref(self, uri: str) -> ArtifactRef:
+        """The committed artifact at the URI of a fingerprint directory or of its winning attempt. Raises BadInput."""
+        parts = self.key(uri).split("/")
+        if len(parts) not in (3, 5) or (len(parts) == 5 and parts[3] != "attempts"):
+            raise BadInput("not the URI of an artifact", where=uri, remedy="<store>/<project>/<stage>/<fingerprint>")
+        found = self.committed(*parts[:3])
+        if found is None:
+            raise BadInput("no committed artifact here", where=uri, remedy="`ringflow runs` lists what finished")
+        if len(parts) == 5 and found.uri != f"{self.url}/{'/'.join(parts)}":
+            raise BadInput("this attempt was not the one committed", where=uri, remedy=f"The artifact is {found.uri}")
+        return found
+
+    def list(self, project: str) -> list[ArtifactRef]:
+        """Every committed artifact of a project, by stage, oldest commit first."""
+        places = [
+            f"{project}/{stage}/{fingerprint}"
+            for stage in self.objects.folders(project)
+            for fingerprint in self.objects.folders(f"{project}/{stage}")
+        ]
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            commits = list(pool.map(self.commit, places))
+            found = [(place, commit) for place, commit in zip(places, commits, strict=True) if commit]
+            found.sort(key=lambda pair: (pair[0].split("/")[1], pair[1].committed, pair[0]))
+            return list(pool.map(lambda pair: self._ref(*pair), found))
+
+    def identities(self, project: str, stage: str) -> list[tuple[str, dict[str, Any]]]:
+        """[(fingerprint, identity)] of a stage's committed artifacts, newest first: what `plan` explains a MISS by."""
+        places = [f"{project}/{stage}/{name}" for name in self.objects.folders(f"{project}/{stage}")]
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            commits = [(p, c) for p, c in zip(places, pool.map(self.commit, places), strict=True) if c]
+            commits.sort(key=lambda pair: pair[1].committed, reverse=True)
+            manifests = list(pool.map(lambda pair: self.read_manifest(self._ref(*pair)), commits))
+        return [(manifest.fingerprint, manifest.identity) for manifest in manifests]
+
+    def verify(self, uri: str) -> Report:
+        """Re-hashes everything at an artifact's URI against its manifest; the report names each bad file."""
+        return verify_artifact(self, uri)
+
+    def key(self, uri: str) -> str:
+        """The key below the store's root of one of its URIs. Raises BadInput for a URI of another store."""
+        if not uri.startswith(f"{self.url}/"):
+            raise BadInput(f"not in this store ({self.url})", where=uri, remedy="Set RINGFLOW_STORE to the URI's store")
+        return uri[len(self.url) + 1 :].rstrip("/")
+
+    def commit(self, root: str) -> Commit | None:
+        """The marker of `<project>/<stage>/<fingerprint>`, None when absent."""
+        stored = self.objects.read(f"{root}/{MARKER}")
+        if stored is None:
+            return None
+        try:
+            return Commit.model_validate_json(stored.data)
+        except ValidationError as error:
+            raise IntegrityError(f"{self.url}/{root}/{MARKER}: not a commit marker: {error}") from error
+
+    def _ref(self, root: str, commit: Commit, manifest: Manifest | None = None) -> ArtifactRef:
+        prefix = f"{root}/attempts/{commit.attempt}"
+        if manifest is None:
+            stored = self.objects.read(f"{prefix}/manifest.json")
+            if stored is None:
+                raise IntegrityError(f"{self.url}/{prefix}/manifest.json is missing, though {MARKER} names it")
+            manifest = Manifest.from_bytes(stored.data, f"{self.url}/{prefix}/manifest.json", commit.manifest_sha256)
+        return ArtifactRef(
+            kind=manifest.kind,
+            stage=manifest.stage,
+            fingerprint=manifest.fingerprint,
+            uri=f"{self.url}/{prefix}",
+            manifest_sha256=commit.manifest_sha256,
+            contract=manifest.contract,
+            summary=manifest.summary,
+        )
