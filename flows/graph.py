@@ -4,8 +4,8 @@
                                         \\-> reward-model --------------/
     and evaluate-X after every checkpoint X, all of them inputs of the release.
 
-The order of the nodes is an order in which they can run one after another: an evaluation comes right after its model, so
-that a run that stops early has still said how good the last model was.
+The order of the nodes is an order in which they can run one after another: an evaluation comes right after its model,
+so that a run that stops early has still said how good the last model was.
 """
 
 from __future__ import annotations

@@ -21,12 +21,13 @@ class Node:
     config: StageConfig
     seed: int
 
-    def identity(self, inputs: Mapping[str, ArtifactRef]) -> dict[str, Any]:
-        """What is hashed into the fingerprint, given the committed inputs."""
-        return identity_of(
-            self.stage.type,
-            self.stage.version,
-            {"section": self.config.section, "model": self.config.model},
-            {name: input_identity(ref.fingerprint, ref.manifest_sha256) for name, ref in inputs.items()},
-            self.seed,
-        )
+    def identity(self, inputs: Mapping[str, ArtifactRef], repeat: str | None = None) -> dict[str, Any]:
+        """What is hashed into the fingerprint, given the committed inputs.
+
+        repeat: tells a forced repetition from the first result of the same work; it belongs to one run and its retries.
+        """
+        config: dict[str, Any] = {"section": self.config.section, "model": self.config.model}
+        if repeat is not None:
+            config["repeat"] = repeat
+        digests = {name: input_identity(ref.fingerprint, ref.manifest_sha256) for name, ref in inputs.items()}
+        return identity_of(self.stage.type, self.stage.version, config, digests, self.seed)

@@ -8,11 +8,20 @@ from components.failures import InfrastructureError, LeaseLost, RingflowError
 
 # Checked by name so that neither Ray nor HTTP clients are imported to tell an error from another.
 INFRASTRUCTURE = {
-    "ray.exceptions": {"ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerCrashedError", "NodeDiedError",
-                       "GetTimeoutError", "RaySystemError", "RayChannelError", "ObjectLostError", "OwnerDiedError"},
-    "httpx": {"ConnectError", "ReadTimeout", "ConnectTimeout", "ReadError", "RemoteProtocolError", "PoolTimeout"},
-    "requests.exceptions": {"ConnectionError", "ReadTimeout", "ConnectTimeout", "Timeout"},
-}  # fmt: skip
+    "ray.exceptions": {
+        "ActorDiedError",
+        "ActorUnavailableError",
+        "GetTimeoutError",
+        "NodeDiedError",
+        "ObjectLostError",
+        "OwnerDiedError",
+        "RayActorError",
+        "RaySystemError",
+        "WorkerCrashedError",
+    },
+    "httpx": {"ConnectError", "ConnectTimeout", "PoolTimeout", "ReadError", "ReadTimeout", "RemoteProtocolError"},
+    "requests.exceptions": {"ConnectionError", "ConnectTimeout", "ReadTimeout", "Timeout"},
+}
 
 
 def classify(error: BaseException) -> BaseException:

@@ -1,7 +1,7 @@
 """Moves a stage's progress in Prefect from a thread of its own: the training loop never waits for HTTP.
 
-At most one request in a few seconds, only when something changed. Progress is decoration: if Prefect does not answer, the
-stage goes on and one warning is logged; what must not be lost (state, result) goes through Prefect's own engine.
+At most one request in a few seconds, only when something changed. Progress is decoration: if Prefect does not answer,
+the stage goes on and one warning is logged; what must not be lost (state, result) goes through Prefect's own engine.
 """
 
 from __future__ import annotations

@@ -1,0 +1,63 @@
+"""Puts the commands together and turns every failure into one clear message and an exit code.
+
+Exit codes: 0 success, 1 failure, 2 bad input or usage, 130 interrupted. An error that ringflow raised on purpose prints
+its message; anything else is a defect: its traceback goes to a log file and the path is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import click
+import typer
+
+from components.failures import BadInput, RingflowError
+from flows.cli import audit, bench, data, model, run, runs, stack
+
+app = typer.Typer(
+    name="ringflow",
+    help="Run, schedule, rerun and audit the Ring-1T post-training recipe, from a laptop to a cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for part in (stack, run, runs, audit, data, model, bench):
+    part.register(app)
+
+
+def run_app() -> None:
+    """Entry point of the `ringflow` script."""
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except RingflowError as error:
+        print(f"ringflow: {error}", file=sys.stderr)
+        code = 2 if isinstance(error, BadInput) else 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        print(f"ringflow: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"This is a defect. The traceback is in {_keep_traceback()}", file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _keep_traceback() -> Path:
+    folder = Path(os.environ.get("RINGFLOW_HOME", ".ringflow")) / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    path.write_text(f"{' '.join(sys.argv)}\n\n{traceback.format_exc()}")
+    return path

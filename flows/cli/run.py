@@ -1,0 +1,118 @@
+"""run and plan: a recipe from start to end, and what such a run would do."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from flows.cli.stack import JsonOption
+
+RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe, or path of a YAML file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one value of the recipe; repeatable.")
+]
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="STAGE", help="Run from this stage on; earlier ones must be finished.")
+]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option("--only", metavar="STAGE", help="Run only this stage; repeatable.")
+]
+ForceOption = Annotated[
+    list[str] | None, typer.Option("--force", metavar="STAGE", help="Run this stage again although it is finished.")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="The recipe's seed.")]
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def run(
+        recipe: RecipeArgument,
+        set_: SetOption = None,
+        from_: FromOption = None,
+        only: OnlyOption = None,
+        force: ForceOption = None,
+        seed: SeedOption = None,
+        json_: JsonOption = False,
+    ) -> None:
+        """Run a recipe here. Exit code 0 only if every stage it needs is finished."""
+        began = time.monotonic()
+        graph = _checked(recipe, set_, from_, only, force, seed)
+        from flows.cli import stack
+
+        home = stack.ensure()
+        quiet_prefect(home)
+        run_request(_request(recipe, set_, from_, only, force, seed), list(graph.nodes), began, json_)
+
+    @app.command()
+    def plan(
+        recipe: RecipeArgument,
+        set_: SetOption = None,
+        from_: FromOption = None,
+        only: OnlyOption = None,
+        force: ForceOption = None,
+        seed: SeedOption = None,
+        json_: JsonOption = False,
+    ) -> None:
+        """Show what `run` would do, stage by stage: HIT, RESUME or MISS, why, and where. Runs nothing."""
+        graph = _checked(recipe, set_, from_, only, force, seed)
+        from flows.cli import stack
+        from flows.plan import make_plan, print_plan
+
+        home = stack.home_directory()
+        url = None
+        if stack.is_up(home):
+            stack.ensure(start=False)
+            url = os.environ["RINGFLOW_STORE"]
+        made = make_plan(graph, url, from_, only or (), force or ())
+        print_plan(made, graph, json_, home)
+
+
+def run_request(request, nodes: list[str], began: float, json_: bool) -> None:
+    """Runs a request in this process with a board, and prints what it came to."""
+    from contextlib import nullcontext
+
+    from flows.board import LiveBoard, PlainBoard
+    from flows.cli.summary import print_result
+    from flows.recipe_flow import run_here
+
+    board = LiveBoard(nodes) if sys.stderr.isatty() else PlainBoard(nodes)
+    with board if isinstance(board, LiveBoard) else nullcontext():
+        result = run_here(request, board)
+    print_result(result, time.monotonic() - began, json_)
+    if not result.succeeded:
+        raise typer.Exit(130 if result.cancelled else 1)
+
+
+def _request(recipe, overrides, start_at, only, force, seed):
+    from flows.request import RunRequest
+
+    named = not (recipe.endswith((".yaml", ".yml")) or "/" in recipe)
+    return RunRequest(
+        recipe=recipe if named else None,
+        recipe_file=None if named else recipe,
+        overrides=overrides or [],
+        start_at=start_at,
+        only=only or [],
+        force=force or [],
+        seed=seed,
+    )
+
+
+def _checked(recipe, overrides, start_at, only, force, seed):
+    """The DAG, after every check that needs no server: bad input is told before anything starts."""
+    from flows.request import load_graph
+
+    graph, _ = load_graph(recipe, overrides or (), seed)
+    graph.selection(start_at, only or ())
+    graph.require(force or (), "--force")
+    return graph
+
+
+def quiet_prefect(home) -> None:
+    """Prefect's log lines go to the server and to a file, not between the lines of the board."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_CLI_PROMPT", "false")

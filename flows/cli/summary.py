@@ -1,0 +1,43 @@
+"""The end of `ringflow run`: a table over stages, the scores, and where to look. Readable at 80 columns."""
+
+from __future__ import annotations
+
+from flows.board import SYMBOLS
+from flows.cli.output import print_json, print_table, seconds
+from flows.result import RunResult
+from tasks.runner import summary_text
+
+
+def print_result(result: RunResult, wall: float, json_: bool) -> None:
+    if json_:
+        print_json(result.as_json() | {"wall_seconds": round(wall, 3)})
+        return
+    rows = []
+    for stage in result.stages:
+        text = summary_text(stage.ref) if stage.ref else stage.error.splitlines()[0] if stage.error else ""
+        took = seconds(stage.seconds) if stage.state == "done" else ""
+        rows.append([f"{SYMBOLS[stage.state]} {stage.node}", stage.state, took, text])
+    print_table(["stage", "state", "time", "result"], rows, right=["time"])
+    scores = result.scores()
+    if scores:
+        names = list(dict.fromkeys(name for values in scores.values() for name in values))[:6]
+        print()
+        print_table(
+            ["score after", *names],
+            [[node, *(f"{v[n]:.3f}" if n in v else "" for n in names)] for node, v in scores.items()],
+            right=names,
+        )
+    print()
+    for stage in result.stages:
+        if stage.state == "failed":
+            print(f"{stage.node} failed: {stage.error}")
+    verdict = "succeeded" if result.succeeded else "stopped" if result.cancelled else "failed"
+    print(
+        f"{result.run_name} {verdict} in {seconds(wall)}: {result.message() if result.succeeded else ''}".rstrip(": ")
+    )
+    for name, link in result.links.items():
+        print(f"  {name:<8} {link}")
+    if result.succeeded:
+        print("  talk to it: ringflow chat models:/<name>@released")
+    else:
+        print(f"  go on: ringflow rerun {result.run_name}")

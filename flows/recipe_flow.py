@@ -1,0 +1,159 @@
+"""The flow `ring`: a whole recipe, one Prefect task per stage, in the order of its DAG.
+
+Stages whose inputs failed do not start; others go on, so that a failed evaluation does not cost a night of training.
+One stage at a time uses the hardware. However the flow ends, learners and engines end with it, and what finished stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.context import get_run_context
+from prefect.exceptions import TerminationSignal
+from prefect.states import Cancelled as CancelledState
+from prefect.states import Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from components.artifacts.process import ProcessIdentity
+from components.artifacts.store import Store
+from flows.board import PlainBoard
+from flows.graph import Graph
+from flows.request import RunRequest
+from flows.result import RunResult, collect
+from tasks.board import Board
+from tasks.runner import stage_task
+from tasks.session import Session
+
+log = logging.getLogger(__name__)
+
+# After a wish to stop: how long stages may take to notice before the process leaves them behind, with their leases.
+STOP_DEADLINE_S = 20.0
+
+_board: Board | None = None
+_last: RunResult | None = None
+
+
+def run_here(request: RunRequest, board: Board) -> RunResult:
+    """Runs the flow in this process and returns what happened to every stage.
+
+    Raises what kept the flow from starting any stage, such as a store that does not answer; never for a failed stage.
+    """
+    global _board, _last
+    _board, _last = board, None
+    try:
+        state = ring(request, return_state=True)
+    finally:
+        _board = None
+    if _last is None:
+        state.result(raise_on_failure=True)
+        raise RuntimeError(f"the flow ended without a result: {state.message}")
+    return _last
+
+
+def flow_run_name() -> str:
+    request = get_run_context().parameters["request"]
+    name = request["recipe"] if isinstance(request, dict) else (request.recipe or Path(request.recipe_file).stem)
+    return f"{name}-{time.strftime('%m%d-%H%M%S')}"
+
+
+@flow(
+    name="ring",
+    flow_run_name=flow_run_name,
+    task_runner=ThreadPoolTaskRunner(max_workers=4),
+    validate_parameters=True,
+    log_prints=False,
+)
+def ring(request: RunRequest) -> State:
+    """Runs a Ring recipe: data decontamination, SFT, RLVR, RLHF, evaluation and release."""
+    global _last
+    graph, _loaded = request.load()
+    flow_run = get_run_context().flow_run
+    board = _board or PlainBoard()
+    session = _session(graph, request, str(flow_run.id), board)
+    began = time.time()
+    interrupted: BaseException | None = None
+    futures: dict[str, Any] = {}
+    try:
+        for node in graph.nodes.values():
+            inputs = {name: futures[source] for name, source in node.inputs.items()}
+            futures[node.name] = stage_task(node, session).submit(node, session, inputs)
+        for future in futures.values():
+            future.wait()
+    except (KeyboardInterrupt, TerminationSignal) as error:
+        interrupted = error
+        session.stop.set("interrupted" if isinstance(error, KeyboardInterrupt) else "asked to terminate")
+        _wind_down(futures)
+    finally:
+        _release()
+    for name in graph.nodes:
+        if name not in session.outcomes:
+            session.outcomes[name] = {"state": "skipped"}
+            board.state(name, "skipped", "an input is missing")
+    result = collect(graph, session.outcomes, str(flow_run.id), flow_run.name, began)
+    _last = result
+    if isinstance(interrupted, TerminationSignal):
+        raise interrupted
+    if interrupted is not None:
+        return CancelledState(message=result.message())
+    return Completed(message=result.message()) if result.succeeded else Failed(message=result.message())
+
+
+def _session(graph: Graph, request: RunRequest, run_id: str, board: Board) -> Session:
+    home = Path(os.environ.get("RINGFLOW_HOME", ".ringflow")).absolute()
+    store = Store.open(os.environ.get("RINGFLOW_STORE"), home / "cache")
+    store.check()
+    return Session(
+        store=store,
+        tracker=None,
+        board=board,
+        execution=graph.recipe.execution,
+        work=_work(home),
+        run_id=request.repeat_of or run_id,
+        allowed=frozenset(graph.selection(request.start_at, request.only)),
+        forced=frozenset(graph.require(request.force, "--force")),
+    )
+
+
+def _work(home: Path) -> Path:
+    """This process's directory for unfinished work; those of dead processes are removed."""
+    import shutil
+
+    root = home / "work"
+    root.mkdir(parents=True, exist_ok=True)
+    for old in root.iterdir():
+        try:
+            owner = ProcessIdentity.model_validate_json((old / "owner.json").read_text())
+        except (OSError, ValueError):
+            continue
+        if owner.certainly_dead():
+            shutil.rmtree(old, ignore_errors=True)
+    mine = root / str(os.getpid())
+    mine.mkdir(exist_ok=True)
+    (mine / "owner.json").write_text(ProcessIdentity.current().model_dump_json())
+    return mine
+
+
+def _wind_down(futures: dict[str, Any]) -> None:
+    """Ends workers, then waits for the stages that were blocked on them; gives up on those that do not notice."""
+    deadline = time.monotonic() + STOP_DEADLINE_S
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(_release)
+    for name, future in futures.items():
+        future.wait(timeout=max(deadline - time.monotonic(), 0.1))
+        if not future.state.is_final():
+            log.error("stage %s did not stop within %g s; leaving it behind", name, STOP_DEADLINE_S)
+
+
+def _release() -> None:
+    """Ends warm learners and engines, if this process ever started any."""
+    import sys
+
+    warm = sys.modules.get("components.cluster.warm")
+    if warm is not None:
+        warm.release_all()

@@ -1,0 +1,90 @@
+"""What a person asks for: the parameters of a run, as a shallow model that Prefect renders as a form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from components.failures import BadInput
+from components.recipe.load import LoadedRecipe, read_recipe, recipe_names
+from flows.graph import Graph, build
+
+RECIPES = Path(__file__).resolve().parent / "recipes"
+
+# Read from the folder, so that a new recipe appears in the form without code.
+RecipeName = Literal[tuple(recipe_names(RECIPES))]  # type: ignore[valid-type]
+
+
+class RunRequest(BaseModel):
+    """Position keeps the fields in this order in the form (Prefect sorts by name otherwise)."""
+
+    model_config = ConfigDict(extra="forbid", title="Run a recipe")
+
+    recipe: RecipeName | None = Field(  # type: ignore[valid-type]
+        default="nano", title="Recipe", description="A recipe of the project", json_schema_extra={"position": 0}
+    )
+    recipe_file: str | None = Field(
+        default=None,
+        title="Recipe file",
+        description="Path of a YAML file on the worker, instead of a recipe of the project",
+        json_schema_extra={"position": 1},
+    )
+    seed: int | None = Field(
+        default=None, ge=0, title="Seed", description="The recipe's when empty", json_schema_extra={"position": 2}
+    )
+    start_at: str | None = Field(
+        default=None,
+        title="Start at stage",
+        description="Such as sft or rlvr-2; earlier stages must be finished",
+        json_schema_extra={"position": 3},
+    )
+    only: list[str] = Field(
+        default=[],
+        title="Only these stages",
+        description="Their inputs must be finished",
+        json_schema_extra={"position": 4},
+    )
+    force: list[str] = Field(
+        default=[],
+        title="Run again although finished",
+        description="Stages to compute anew, for this run and its retries",
+        json_schema_extra={"position": 5},
+    )
+    overrides: list[str] = Field(
+        default=[],
+        title="Overrides",
+        description="Such as sft.steps=100 or rlvr.0.loss.beta=4",
+        json_schema_extra={"position": 6},
+    )
+    repeat_of: str | None = Field(
+        default=None,
+        title="Rerun of",
+        description="Run id whose forced stages are reused (set by `ringflow rerun`)",
+        json_schema_extra={"position": 7},
+    )
+
+    def load(self) -> tuple[Graph, LoadedRecipe]:
+        """Reads and checks everything that needs no server. Raises BadInput."""
+        name = self.recipe_file or self.recipe
+        if not name:
+            raise BadInput("no recipe is named", where="recipe", remedy="Choose a recipe or give a recipe file")
+        graph, loaded = load_graph(name, self.overrides, self.seed)
+        graph.selection(self.start_at, self.only)
+        graph.require(self.force, "--force")
+        return graph, loaded
+
+
+def load_graph(name: str, overrides: Iterable[str] = (), seed: int | None = None) -> tuple[Graph, LoadedRecipe]:
+    """The recipe and its DAG, types and contracts checked."""
+    from flows.contracts import check_contracts
+
+    overrides = list(overrides)
+    if seed is not None:
+        overrides.append(f"seed={seed}")
+    loaded = read_recipe(name, overrides, RECIPES)
+    graph = build(loaded.recipe)
+    check_contracts(graph)
+    return graph, loaded

@@ -1,0 +1,97 @@
+"""What a run came to: state, time and artifact of every stage, scores, and where to look."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from components.artifacts.ref import ArtifactRef
+from flows.graph import Graph
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """state: done, reused, failed, stopped or skipped."""
+
+    node: str
+    state: str
+    seconds: float = 0.0
+    ref: ArtifactRef | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    recipe: str
+    run_id: str
+    run_name: str
+    seconds: float
+    stages: tuple[StageOutcome, ...]
+    links: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def succeeded(self) -> bool:
+        return all(stage.state in ("done", "reused") for stage in self.stages)
+
+    @property
+    def cancelled(self) -> bool:
+        return any(stage.state == "stopped" for stage in self.stages)
+
+    def message(self) -> str:
+        """One state message: what happened, and what to do if it went wrong."""
+        counts = {state: sum(stage.state == state for stage in self.stages) for state in ("done", "reused")}
+        if self.succeeded:
+            return f"{counts['done']} stages computed, {counts['reused']} reused"
+        failed = [f"{stage.node}: {stage.error}" for stage in self.stages if stage.state == "failed"]
+        if failed:
+            return f"{'; '.join(failed)} | Then run again: finished stages are reused (ringflow rerun {self.run_name})"
+        return f"stopped; finished stages and resume points are kept (ringflow rerun {self.run_name})"
+
+    def scores(self) -> dict[str, dict[str, float]]:
+        """evaluated node -> {score name: value}, from the evaluations' summaries."""
+        found: dict[str, dict[str, float]] = {}
+        for stage in self.stages:
+            if stage.ref is not None and stage.ref.kind == "evaluation":
+                values = {k: v for k, v in stage.ref.summary.items() if isinstance(v, float)}
+                found[stage.node.removeprefix("evaluate-")] = values
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe,
+            "run_id": self.run_id,
+            "run_name": self.run_name,
+            "succeeded": self.succeeded,
+            "seconds": round(self.seconds, 3),
+            "stages": [
+                {
+                    "stage": stage.node,
+                    "state": stage.state,
+                    "seconds": round(stage.seconds, 3),
+                    "uri": stage.ref.uri if stage.ref else None,
+                    "fingerprint": stage.ref.fingerprint if stage.ref else None,
+                    "summary": stage.ref.summary if stage.ref else {},
+                    "error": stage.error or None,
+                }
+                for stage in self.stages
+            ],
+            "links": dict(self.links),
+        }
+
+
+def collect(graph: Graph, outcomes: Mapping[str, Mapping[str, Any]], run_id: str, run_name: str, began: float):
+    """The RunResult of a flow run. began: time.time() when it started."""
+    stages = tuple(StageOutcome(node=name, **outcomes[name]) for name in graph.nodes)
+    return RunResult(graph.recipe.name, run_id, run_name, time.time() - began, stages, links(run_id))
+
+
+def links(run_id: str) -> dict[str, str]:
+    """Where to look at a run in a browser."""
+    found = {}
+    api = os.environ.get("PREFECT_API_URL", "")
+    if api:
+        found["Prefect"] = f"{api.removesuffix('/').removesuffix('/api')}/runs/flow-run/{run_id}"
+    return found

@@ -1,0 +1,191 @@
+"""One Prefect task for every stage: fingerprint, reuse, lease, work, publish, lineage. Written once for all stages.
+
+    identity -> committed already? reuse it
+             -> lease (another run computes it? wait, then reuse)
+             -> the stage's function, with a real context
+             -> publish -> lineage -> the artifact's reference, which is the task's result
+
+The store is the truth: a task that Prefect retries, or a flow run again, finds what was committed and resumes what was
+not. Only failures of the machinery are retried, with growing delays and jitter, a bounded number of times.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import State
+from prefect.tasks import exponential_backoff
+
+from components.artifacts.fingerprint import fingerprint_of
+from components.artifacts.lease import Lease
+from components.artifacts.manifest import Provenance
+from components.artifacts.ref import ArtifactRef
+from components.artifacts.resume import StoreResume
+from components.failures import BadInput, Cancelled, DeadlineExceeded, RingflowError
+from tasks.context import RunnerContext
+from tasks.node import Node
+from tasks.outcome import classify, first_lines, retryable
+from tasks.progress import PrefectProgress
+from tasks.session import Session
+
+log = logging.getLogger(__name__)
+
+# A stage of a large model may take days on another machine: whoever needs the same result waits that long at most.
+OTHER_RUN_DEADLINE_S = 7 * 24 * 3600.0
+
+
+def stage_task(node: Node, session: Session):
+    """The Prefect task of a node: named after it, with the retries of the recipe's execution section."""
+    execution = session.execution
+    delays = exponential_backoff(backoff_factor=max(execution.retry_delay_s, 0.01))
+    return run_stage.with_options(
+        name=node.name,
+        task_run_name=node.name,
+        tags=[node.stage.type],
+        retries=execution.retries,
+        retry_delay_seconds=delays if execution.retries else None,
+        retry_jitter_factor=0.5 if execution.retries else None,
+    )
+
+
+def _may_retry(task: Any, task_run: Any, state: State) -> bool:
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, BaseException) and retryable(error)
+
+
+@task(
+    persist_result=True,
+    result_serializer="json",
+    cache_policy=NO_CACHE,
+    cache_result_in_memory=True,
+    retry_condition_fn=_may_retry,
+)
+def run_stage(node: Node, session: Session, inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Reuses or computes a node's artifact; the result is the JSON of its ArtifactRef.
+
+    Raises what the stage raised, in ringflow's failure kinds (components.failures).
+    """
+    refs = {name: ArtifactRef.model_validate(value) for name, value in inputs.items()}
+    began = time.monotonic()
+    try:
+        session.stop.check()
+        ref, reused = _obtain(node, session, refs)
+    except BaseException as error:
+        failure = classify(error)
+        if session.stop.is_set() and not isinstance(failure, Cancelled):
+            log.info("%s ended while stopping: %s", node.name, first_lines(failure))
+            failure = Cancelled(f"stopped: {session.stop.reason}")
+        stopped = isinstance(failure, Cancelled)
+        session.board.state(node.name, "stopped" if stopped else "failed", first_lines(failure))
+        session.outcomes[node.name] = {"state": "stopped" if stopped else "failed", "error": str(failure)}
+        if failure is error:
+            raise
+        raise failure from error
+    text = summary_text(ref)
+    session.board.state(node.name, "reused" if reused else "done", text)
+    session.outcomes[node.name] = {
+        "state": "reused" if reused else "done",
+        "seconds": time.monotonic() - began,
+        "ref": ref,
+    }
+    return ref.model_dump(mode="json")
+
+
+def _obtain(node: Node, session: Session, refs: Mapping[str, ArtifactRef]) -> tuple[ArtifactRef, bool]:
+    """(the artifact, whether it was there already)."""
+    identity = node.identity(refs, session.run_id if node.name in session.forced else None)
+    fingerprint = fingerprint_of(identity)
+    project, stage = session.execution.project, node.stage.type
+    found = session.store.committed(project, stage, fingerprint)
+    if found is None and node.name not in session.allowed:
+        raise BadInput(
+            "this stage is not finished, and the run may not start it",
+            where=node.name,
+            remedy="Run without --from and --only first, or choose an earlier stage",
+        )
+    if found is None:
+        with _lease(node, session, fingerprint) as lease:
+            found = session.store.committed(project, stage, fingerprint)
+            if found is None:
+                with session.hardware:
+                    return _compute(node, session, refs, identity, lease), False
+    if session.tracker is not None:
+        session.tracker.reused(node.name, found)
+    return found, True
+
+
+def _lease(node: Node, session: Session, fingerprint: str) -> Lease:
+    """Takes the lease; while another run holds it, waits and says so."""
+    execution = session.execution
+    deadline = time.monotonic() + OTHER_RUN_DEADLINE_S
+    while True:
+        session.stop.check()
+        try:
+            # longer than a stale lease takes to be recognised, which needs one uninterrupted look
+            return Lease.acquire(
+                session.store,
+                execution.project,
+                node.stage.type,
+                fingerprint,
+                ttl_s=execution.lease_ttl_s,
+                wait_s=execution.lease_ttl_s * 1.5,
+                run_id=session.run_id,
+            )
+        except DeadlineExceeded as error:
+            if time.monotonic() > deadline:
+                raise
+            session.board.progress(node.name, 0, 0, str(error))
+
+
+def _compute(
+    node: Node, session: Session, refs: Mapping[str, ArtifactRef], identity: Mapping[str, Any], lease: Lease
+) -> ArtifactRef:
+    session.stop.check()
+    directory = session.work / f"{node.name}-{uuid.uuid4().hex[:8]}"
+    session.board.state(node.name, "running")
+    tracked = None
+    try:
+        if session.tracker is not None:
+            tracked = session.tracker.stage(node, lease.fingerprint, identity, refs)
+        with PrefectProgress(f"{node.name}-progress", node.name) as progress:
+            context = RunnerContext(node, session, lease, tracked, progress, directory)
+            result = node.stage.function()(context, dict(refs), node.config)
+        session.stop.check()
+        provenance = Provenance.collect(
+            session.repository,
+            node.seed,
+            refs,
+            prefect_run_id=session.run_id,
+            mlflow_run_id=tracked.run_id if tracked is not None else "",
+        )
+        ref = session.store.publish(
+            lease, context.output, node.stage.produces, identity, provenance, result.contract, result.summary
+        )
+        if tracked is not None:
+            tracked.finish(ref)
+        try:
+            StoreResume(session.store, lease, context.scratch).clear()
+        except RingflowError as error:  # the artifact is committed; leftovers cost space, not correctness
+            log.warning("resume points of %s were not removed: %s", node.name, error)
+        return ref
+    except BaseException as error:
+        if tracked is not None:
+            tracked.fail(error)
+        raise
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def summary_text(ref: ArtifactRef) -> str:
+    """The first few numbers of a summary, for one line."""
+    shown = []
+    for name, value in list(ref.summary.items())[:4]:
+        shown.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+    return ", ".join(shown)

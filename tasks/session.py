@@ -1,0 +1,59 @@
+"""What all stages of one recipe run share: the store, the tracker, the board, and the wish to stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.artifacts.store import Store
+from components.failures import Cancelled
+from components.recipe.execution import ExecutionConfig
+from tasks.board import Board
+
+
+class StopSignal:
+    """Set once, from any thread or a signal handler; every stage of the run looks at it."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.reason = ""
+
+    def set(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        return self._event.wait(seconds)
+
+    def check(self) -> None:
+        if self._event.is_set():
+            raise Cancelled(f"stopped: {self.reason}. Finished stages and resume points are kept; run again to go on")
+
+
+@dataclass
+class Session:
+    """store: where artifacts are. tracker: the run's lineage (components.lineage), None only where nothing is tracked.
+
+    work: directory for outputs and scratch of running stages. allowed: nodes that may run; others must be finished.
+    forced: nodes to compute again, though finished; `run_id` tells their results apart from the earlier ones.
+    hardware: held by the stage that uses learners and engines; two would share the same cores or GPUs.
+    """
+
+    store: Store
+    tracker: Any
+    board: Board
+    execution: ExecutionConfig
+    work: Path
+    run_id: str
+    allowed: frozenset[str]
+    forced: frozenset[str] = frozenset()
+    repository: Path = Path(__file__).resolve().parents[1]
+    stop: StopSignal = field(default_factory=StopSignal)
+    hardware: threading.Lock = field(default_factory=threading.Lock)
+    outcomes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
