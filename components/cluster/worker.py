@@ -32,8 +32,13 @@ class Worker:
         if threads:
             pin(rank, threads)
         os.environ.update(env)
-        module, _, name = target.partition(":")
-        self._object = getattr(importlib.import_module(module), name)(*args)
+        self._target, self._args = target, args
+
+    def build(self) -> None:
+        """Imports the class and makes the object. Apart from the constructor, so that its errors arrive as they are."""
+        module, _, name = self._target.partition(":")
+        self._object = getattr(importlib.import_module(module), name)(*self._args)
+        del self._args
 
     def describe(self) -> dict[str, Any]:
         """Process id, host and log file: known while it lives, needed once it is dead."""

@@ -78,20 +78,20 @@ class WorkerGroup:
             for rank in range(world)
         ]
         self._describing = [worker.describe.remote() for worker in self._actors]
+        self._building = [worker.build.remote() for worker in self._actors]
 
     def ready(self) -> None:
         """Waits until every worker is built. Raises what the constructor raised, or what the group died of."""
         with self._lock:
             if self._ready:
                 return
-            remaining = self._deadline_s - (time.monotonic() - self._started)
-            if not self._placement.wait(timeout_seconds=max(remaining, 0.1)):
+            if not self._placement.wait(timeout_seconds=self._remaining()):
                 self._failed = "no room for it"
                 message = self._resource_table()
                 self.close()
                 raise DeadlineExceeded(message)
-            remaining = self._deadline_s - (time.monotonic() - self._started)
-            self._about = self._collect(self._describing, "start", max(remaining, 1.0))
+            self._about = self._collect(self._describing, "start", self._remaining())
+            self._collect(self._building, "build", self._remaining())
             self._ready = True
 
     def call(self, method: str, *args: Any, deadline_s: float) -> list[Any]:
@@ -153,6 +153,9 @@ class WorkerGroup:
             ray.kill(worker, no_restart=True)
         remove_placement_group(self._placement)
 
+    def _remaining(self) -> float:
+        return max(self._deadline_s - (time.monotonic() - self._started), 0.1)
+
     def _collect(self, references: Sequence[ray.ObjectRef], method: str, deadline_s: float) -> list[Any]:
         ends, pending = time.monotonic() + deadline_s, list(references)
         while pending:
@@ -170,8 +173,6 @@ class WorkerGroup:
             except (ActorDiedError, ActorUnavailableError) as error:
                 rank = references.index(done[0])
                 self._failed = f"rank {rank} died"
-                if isinstance(constructor := getattr(error, "cause", None), RingflowError):
-                    raise constructor from error
                 raise InfrastructureError(self._obituary(rank, method, error)) from error
         return ray.get(list(references))
 

@@ -1,0 +1,225 @@
+"""Engine: one vLLM in this process, given tokens and returning tokens with the log-probs it drew them with.
+
+In process (no engine subprocess, executor `uni`) it starts three times faster and can be stepped, so a deadline is
+checked between decoding steps. It starts from a configuration with dummy weights and admits nothing until weights with
+a version and a matching checksum have been loaded, so it can be started before any model exists and be kept for many.
+
+`logprobs_mode="processed_logprobs"`: the log-probs after temperature and top-p, those of the distribution the token was
+really drawn from. The raw ones are a different policy (PrimeIntellect prime-rl and verl set the same).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.failures import BadInput, DeadlineExceeded, IntegrityError
+from components.rollout.exchange import WeightLayout, unpack, verify
+from components.rollout.types import Sample, SampleRequest, Sampling
+
+# vLLM reads these when it is imported. `nobind`: the process was pinned to its core before (components.cluster.worker).
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_CONFIGURE_LOGGING": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class Engine:
+    """One vLLM engine.
+
+    Args:
+        config: content of the model's config.json (components.model.hf_config.config_json).
+        dtype: `float32` or `bfloat16`; weights are always sent in float32 and rounded on loading.
+        max_model_len: longest prompt plus response, in tokens.
+        max_num_seqs: sequences decoded together.
+    """
+
+    def __init__(self, config: dict[str, Any], dtype: str, max_model_len: int, max_num_seqs: int) -> None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        import torch
+        from vllm import LLM
+
+        from components.model.hf_config import register
+
+        register()
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        self.max_model_len = max_model_len
+        self.version: int | None = None
+        self.checksum: str | None = None
+        self._home = tempfile.TemporaryDirectory(prefix="ringflow-engine-")
+        Path(self._home.name, "config.json").write_text(json.dumps(config))
+        self._llm = LLM(
+            model=self._home.name,
+            dtype=dtype,
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            enforce_eager=True,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max(4096, max_model_len),
+            # vLLM rewinds a seeded generator by a CUDA-only call when it prefills a prompt in pieces.
+            enable_chunked_prefill=False,
+            logprobs_mode="processed_logprobs",
+            generation_config="vllm",
+            distributed_executor_backend="uni",
+            disable_log_stats=True,
+        )
+        self._engine = self._llm.llm_engine
+
+    def load_weights(self, version: int, expected: str, layout: WeightLayout, buffer: np.ndarray) -> tuple[int, str]:
+        """Takes new weights and returns (version, checksum) as this engine has them.
+
+        Raises:
+            IntegrityError: the bytes are not those `expected` was computed over. The engine then admits no request,
+                since the sender believes it holds weights that it does not.
+        """
+        self.version = self.checksum = None
+        verify(expected, layout, buffer, "engine")
+        import torch
+
+        # Ray hands out read-only memory and torch cannot mark a tensor read-only; the loader only reads it.
+        writable = torch.frombuffer(bytearray(memoryview(buffer)), dtype=torch.uint8)
+        named = ((name, torch.from_numpy(array)) for name, array in unpack(layout, writable.numpy()))
+        self._forget_packed_experts()
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
+        self._engine.reset_prefix_cache()
+        self.version, self.checksum = version, expected
+        return version, expected
+
+    def admitted(self) -> tuple[int | None, str | None]:
+        """(version, checksum) this engine answers for; None while it admits nothing."""
+        return self.version, self.checksum
+
+    def generate(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, version: int, deadline_s: float
+    ) -> list[Sample]:
+        """Draws one response per request, in order.
+
+        Raises:
+            IntegrityError: this engine does not hold `version`.
+            BadInput: a prompt and its answer do not fit max_model_len.
+            DeadlineExceeded: unfinished after `deadline_s`; all requests are aborted.
+        """
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        self._admit(version)
+        for request in requests:
+            if len(request.prompt) + sampling.max_new_tokens > self.max_model_len:
+                raise BadInput(
+                    f"prompt of {len(request.prompt)} tokens plus {sampling.max_new_tokens} new ones exceeds the "
+                    f"context of {self.max_model_len}",
+                    where=f"request {request.request_id}",
+                    remedy="Lower max_new_tokens, drop long prompts, or raise model.max_position",
+                )
+        for index, request in enumerate(requests):
+            self._engine.add_request(
+                str(index),
+                TokensPrompt(prompt_token_ids=list(request.prompt)),
+                SamplingParams(
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_tokens=sampling.max_new_tokens,
+                    stop_token_ids=list(sampling.stop_token_ids),
+                    ignore_eos=True,
+                    seed=request.seed,
+                    logprobs=0,
+                    flat_logprobs=True,
+                    detokenize=False,
+                ),
+            )
+        finished = self._drain(len(requests), deadline_s)
+        samples = []
+        for index, request in enumerate(requests):
+            output = finished[str(index)].outputs[0]
+            tokens = [int(token) for token in output.token_ids]
+            samples.append(
+                Sample(
+                    request_id=request.request_id,
+                    prompt=request.prompt,
+                    tokens=tokens,
+                    logprobs=_drawn_logprobs(output.logprobs, tokens),
+                    finish="stop" if output.finish_reason == "stop" else "length",
+                    version=version,
+                )
+            )
+        return samples
+
+    def score(
+        self, sequences: Sequence[tuple[Sequence[int], int]], version: int, deadline_s: float
+    ) -> list[list[float]]:
+        """Log-probs of given responses at temperature 1: for each (tokens, prompt length), one per response token."""
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        self._admit(version)
+        for index, (tokens, _) in enumerate(sequences):
+            if len(tokens) >= self.max_model_len:
+                raise BadInput(f"{len(tokens)} tokens leave no room in {self.max_model_len}", where=f"sequence {index}")
+            self._engine.add_request(
+                str(index),
+                TokensPrompt(prompt_token_ids=list(tokens)),
+                SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False, ignore_eos=True),
+            )
+        finished = self._drain(len(sequences), deadline_s)
+        return [
+            [
+                finished[str(index)].prompt_logprobs[position][tokens[position]].logprob
+                for position in range(prompt_length, len(tokens))
+            ]
+            for index, (tokens, prompt_length) in enumerate(sequences)
+        ]
+
+    def _admit(self, version: int) -> None:
+        if self.version != version:
+            raise IntegrityError(
+                f"the engine holds weights of version {self.version}, the request wants version {version}; refused"
+            )
+
+    def _drain(self, count: int, deadline_s: float) -> dict[str, Any]:
+        ends, finished = time.monotonic() + deadline_s, {}
+        while len(finished) < count:
+            if time.monotonic() > ends:
+                self._engine.abort_request([str(i) for i in range(count) if str(i) not in finished])
+                raise DeadlineExceeded(f"the engine finished {len(finished)} of {count} requests in {deadline_s:g} s")
+            for output in self._engine.step():
+                if output.finished:
+                    finished[output.request_id] = output
+        return finished
+
+    def _forget_packed_experts(self) -> None:
+        # vLLM's CPU MoE kernel keeps the packed copy of the first weights it saw; without this the experts stay stale
+        # and log-probs are off by ~0.9, silently.
+        def forget(model: Any) -> None:
+            for module in model.modules():
+                if getattr(getattr(module, "quant_method", None), "moe_kernel", None) is not None:
+                    module.quant_method.moe_kernel = None
+
+        self._llm.apply_model(forget)
+
+
+def _drawn_logprobs(logprobs: Any, tokens: list[int]) -> list[float]:
+    """The log-prob of each drawn token. vLLM's flat form holds the drawn token first at every position."""
+    values = []
+    for position, token in enumerate(tokens):
+        start = logprobs.start_indices[position]
+        if logprobs.token_ids[start] != token:
+            raise IntegrityError(f"vLLM's log-prob at position {position} is not for the drawn token {token}")
+        values.append(float(logprobs.logprobs[start]))
+    return values
