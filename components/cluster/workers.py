@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -90,8 +90,12 @@ class WorkerGroup:
                 message = self._resource_table()
                 self.close()
                 raise DeadlineExceeded(message)
-            self._about = self._collect(self._describing, "start", self._remaining())
-            self._collect(self._building, "build", self._remaining())
+            try:
+                self._about = self._collect(self._describing, "start", self._remaining())
+                self._collect(self._building, "build", self._remaining())
+            except Exception as error:
+                self._failed = self._failed or f"it could not be built: {error}"
+                raise
             self._ready = True
 
     def call(self, method: str, *args: Any, deadline_s: float) -> list[Any]:
@@ -112,6 +116,14 @@ class WorkerGroup:
             raise ValueError(f"{self.name}.{method}: {self.world} ranks but {len(per_rank_args)} argument tuples")
         self.ready()
         return self._collect(self.submit(method, per_rank_args), method, deadline_s)
+
+    def each_as_done(
+        self, method: str, per_rank_args: Sequence[tuple[Any, ...]], deadline_s: float
+    ) -> Iterator[tuple[int, Any]]:
+        """(rank, result) in the order the ranks finish, under the rules of `call_each`."""
+        self.ready()
+        references = self.submit(method, per_rank_args)
+        return self._as_done(references, method, deadline_s)
 
     def submit(self, method: str, per_rank_args: Sequence[tuple[Any, ...]]) -> list[ray.ObjectRef]:
         """Starts the calls without waiting; hand the references to `collect`."""
@@ -157,6 +169,12 @@ class WorkerGroup:
         return max(self._deadline_s - (time.monotonic() - self._started), 0.1)
 
     def _collect(self, references: Sequence[ray.ObjectRef], method: str, deadline_s: float) -> list[Any]:
+        results = dict(self._as_done(references, method, deadline_s))
+        return [results[rank] for rank in range(len(references))]
+
+    def _as_done(
+        self, references: Sequence[ray.ObjectRef], method: str, deadline_s: float
+    ) -> Iterator[tuple[int, Any]]:
         ends, pending = time.monotonic() + deadline_s, list(references)
         while pending:
             done, pending = ray.wait(pending, num_returns=1, timeout=max(ends - time.monotonic(), 0))
@@ -164,17 +182,17 @@ class WorkerGroup:
                 waiting = [references.index(reference) for reference in pending]
                 self._failed = f"{method} passed its deadline"
                 raise DeadlineExceeded(f"{self.name}.{method} did not finish in {deadline_s:g} s on ranks {waiting}")
+            rank = references.index(done[0])
             try:
-                ray.get(done)
+                result = ray.get(done[0])
             except RayTaskError as error:
                 if isinstance(error.cause, RingflowError):
                     raise error.cause from error
                 raise
             except (ActorDiedError, ActorUnavailableError) as error:
-                rank = references.index(done[0])
                 self._failed = f"rank {rank} died"
                 raise InfrastructureError(self._obituary(rank, method, error)) from error
-        return ray.get(list(references))
+            yield rank, result
 
     def _obituary(self, rank: int, method: str, error: Exception) -> str:
         about = self._about[rank]

@@ -1,0 +1,120 @@
+"""EngineGroup: the engines of a run as one sampler, holding one version of the weights.
+
+Requests are dealt round robin, so the same requests in the same order meet the same engine in the same company: with
+their own seeds and equal weights the draws repeat bit for bit on CPU. Weights travel as one object; the group serves a
+version only after every engine has answered with that version and the checksum of what it received.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from components.cluster.workers import WorkerGroup
+from components.failures import BadInput, IntegrityError
+from components.recipe.execution import ExecutionConfig
+from components.rollout.engine import ENVIRONMENT
+from components.rollout.exchange import checksum, pack
+from components.rollout.types import Sample, SampleRequest, Sampling
+
+
+class EngineGroup:
+    """`execution.engines` vLLM engines, one core each.
+
+    Args:
+        config: content of config.json (components.model.hf_config.config_json).
+        dtype: `float32` or `bfloat16`.
+        max_model_len: longest prompt plus response, in tokens.
+        execution: counts, threads and deadlines.
+    Starting does not block; the first call waits until the engines are up.
+    """
+
+    def __init__(self, config: Mapping[str, Any], dtype: str, max_model_len: int, execution: ExecutionConfig) -> None:
+        self.execution = execution
+        self.version: int | None = None
+        self.checksum: str | None = None
+        count = execution.engines
+        self.workers = WorkerGroup(
+            "components.rollout.engine:Engine",
+            count,
+            [(dict(config), dtype, max_model_len, execution.max_num_seqs)] * count,
+            gpus=1 if execution.device == "cuda" else 0,
+            env=ENVIRONMENT,
+            threads=execution.threads if execution.device == "cpu" else 0,
+            deadline_s=execution.start_deadline_s,
+            name="engine",
+        )
+
+    def publish(self, version: int, weights: Mapping[str, np.ndarray], deadline_s: float | None = None) -> str:
+        """Gives every engine these weights and returns their checksum.
+
+        weights: HF names -> float32 arrays, as `Learner.weights()` returns them.
+        Raises:
+            IntegrityError: an engine received other bytes, or answers for another version.
+        """
+        self.version = self.checksum = None
+        layout, buffer = pack(weights)
+        expected = checksum(layout, buffer)
+        reference = ray.put(buffer)
+        arguments = [(version, expected, layout, reference)] * self.workers.world
+        answers = self.workers.call_each("load_weights", arguments, deadline_s or self.execution.step_deadline_s)
+        for rank, answer in enumerate(answers):
+            if tuple(answer) != (version, expected):
+                raise IntegrityError(f"engine[{rank}] answers for {answer}, not for {(version, expected)}; refused")
+        self.version, self.checksum = version, expected
+        return expected
+
+    def load_directory(self, directory: Path, version: int = 0) -> str:
+        """Publishes the weights of a Hugging Face directory (any dtype, sent as float32)."""
+        from components.model.hf import read_hf_directory
+
+        _, tensors = read_hf_directory(directory)
+        return self.publish(version, {name: tensor.float().numpy() for name, tensor in tensors})
+
+    def generate(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, deadline_s: float | None = None
+    ) -> list[Sample]:
+        """One response per request, in order, all drawn by the published version."""
+        samples: list[Sample | None] = [None] * len(requests)
+        for indices, drawn in self.stream(requests, sampling, deadline_s):
+            for index, sample in zip(indices, drawn, strict=True):
+                samples[index] = sample
+        return [sample for sample in samples if sample is not None]
+
+    def stream(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, deadline_s: float | None = None
+    ) -> Iterator[tuple[list[int], list[Sample]]]:
+        """(request indices, samples) as each engine finishes its share, so that scoring overlaps with the rest."""
+        count = self.workers.world
+        shares = [list(range(rank, len(requests), count)) for rank in range(count)]
+        deadline_s = deadline_s or self.execution.step_deadline_s
+        arguments = [([requests[i] for i in share], sampling, self._published(), deadline_s) for share in shares]
+        # The engine stops itself at the deadline and stays usable; the group's own deadline is for a hung process.
+        for rank, drawn in self.workers.each_as_done("generate", arguments, deadline_s + 30):
+            yield shares[rank], drawn
+
+    def score(
+        self, sequences: Sequence[tuple[Sequence[int], int]], deadline_s: float | None = None
+    ) -> list[list[float]]:
+        """Log-probs at temperature 1 of given responses: (prompt + response tokens, prompt length) each, in order."""
+        count, deadline_s = self.workers.world, deadline_s or self.execution.step_deadline_s
+        arguments = [(list(sequences[rank::count]), self._published(), deadline_s) for rank in range(count)]
+        scored: list[list[float]] = [[] for _ in sequences]
+        for rank, share in enumerate(self.workers.call_each("score", arguments, deadline_s + 30)):
+            scored[rank::count] = share
+        return scored
+
+    def alive(self) -> bool:
+        return self.workers.alive()
+
+    def close(self) -> None:
+        self.workers.close()
+
+    def _published(self) -> int:
+        if self.version is None:
+            raise BadInput("no weights were published to the engines", remedy="Call publish or load_directory first")
+        return self.version
