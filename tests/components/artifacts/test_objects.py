@@ -58,9 +58,11 @@ def test_files_folders_and_remove(store, tmp_path):
         store.objects.put(local, key, digest)
     assert store.objects.files("p/a") == {"one.bin": 5, "deep/two words #%.bin": 5}
     assert store.objects.folders("p") == ["a", "b"]
-    assert store.objects.folders("nothing") == [] and store.objects.files("nothing") == {}
+    assert store.objects.folders("nothing") == []
+    assert store.objects.files("nothing") == {}
     assert b"".join(store.objects.blocks("p/b/üñ.bin")) == b"12345"
-    assert store.objects.get("p/a/one.bin", tmp_path / "copy") and (tmp_path / "copy").read_bytes() == b"12345"
+    assert store.objects.get("p/a/one.bin", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"12345"
     assert not store.objects.get("p/a/none.bin", tmp_path / "copy2")
     store.objects.remove("p/a")
     assert store.objects.files("p") == {"b/üñ.bin": 5}
