@@ -1,0 +1,235 @@
+"""Serving a release with vLLM's OpenAI-compatible server, on loopback unless told otherwise.
+
+`serve` replaces this process by the server (signals and exit codes are then vLLM's); `start` runs it as a child for as
+long as a `with` block lasts, for `ringflow chat` and tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from components.failures import BadInput, DeadlineExceeded, InfrastructureError
+
+LAST_WORDS_LINES = 15
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """host stays on loopback by default: the server has no authentication unless `api_key_env` names a variable.
+
+    dtype: `auto` takes the release's own. max_model_len: the model's own when absent.
+    kv_cache_gib, threads: CPU hosts only. tensor_parallel: devices (GPU) the weights are split over.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    served_name: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 32
+    threads: int = 1
+    kv_cache_gib: int = 1
+    tensor_parallel: int = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+    api_key_env: str | None = None
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers. base_url ends in /v1."""
+
+    base_url: str
+    model: str
+    pid: int
+    log: Path
+
+
+def model_directory(model: str | Path) -> Path:
+    """The directory with config.json: `model` itself, or the `model/` folder of a release artifact.
+
+    Raises:
+        BadInput: there is no servable model.
+    """
+    root = Path(str(model).removeprefix("file://")).expanduser().resolve()
+    for directory in (root, root / "model"):
+        if (directory / "config.json").is_file():
+            break
+    else:
+        raise BadInput(
+            "no config.json here or in its model/ folder",
+            where=str(root),
+            remedy="Name a Hugging Face directory or a release artifact",
+        )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if not (directory / name).is_file():
+            raise BadInput(f"the model has no {name}", where=str(directory))
+    if not any(directory.glob("*.safetensors")):
+        raise BadInput("the model has no *.safetensors", where=str(directory))
+    return directory
+
+
+def serve_command(model: str | Path, options: ServeOptions) -> tuple[list[str], dict[str, str]]:
+    """(argv, environment) of the server. Raises BadInput when the model cannot be served."""
+    directory = model_directory(model)
+    arguments = ["serve", str(directory), "--host", options.host, "--port", str(options.port)]
+    arguments += ["--served-model-name", served_name(directory, options), "--dtype", options.dtype]
+    # processed_logprobs: log-probs of the distribution that was sampled from, as in training.
+    arguments += ["--logprobs-mode", "processed_logprobs", "--max-num-seqs", str(options.max_num_seqs)]
+    arguments += ["--reasoning-parser", "qwen3", "--generation-config", str(directory), "--no-enable-log-requests"]
+    if options.max_model_len is not None:
+        arguments += ["--max-model-len", str(options.max_model_len)]
+    if options.tensor_parallel > 1:
+        arguments += ["--tensor-parallel-size", str(options.tensor_parallel)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    )
+    if options.device == "cpu":
+        arguments += ["--enforce-eager"]
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(options.kv_cache_gib)
+        environment["OMP_NUM_THREADS"] = str(options.threads)
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = _cores(options.threads)
+    if options.api_key_env is not None:
+        key = os.environ.get(options.api_key_env)
+        if not key:
+            raise BadInput("the environment variable with the API key is empty", where=options.api_key_env)
+        environment["VLLM_API_KEY"] = key  # not an argument: arguments are visible to every user of the machine
+    return [sys.executable, "-m", "components.release.vllm_server", *arguments], environment
+
+
+def served_name(directory: Path, options: ServeOptions) -> str:
+    """The name clients ask for: given, or the release's own, or the directory's."""
+    if options.served_name:
+        return options.served_name
+    config = json.loads((directory / "config.json").read_text())
+    return str(
+        config.get("ringflow_release") or (directory.parent.name if directory.name == "model" else directory.name)
+    )
+
+
+def sglang_command(model: str | Path, options: ServeOptions) -> str:
+    """The same release under SGLang, to paste where that is installed; it reads the shipped configuration file."""
+    directory = model_directory(model)
+    arguments = ["--model-path", str(directory), "--trust-remote-code", "--host", options.host]
+    arguments += ["--port", str(options.port), "--tp-size", str(options.tensor_parallel)]
+    arguments += ["--reasoning-parser", "qwen3", "--served-model-name", served_name(directory, options)]
+    return shlex.join(["python", "-m", "sglang.launch_server", *arguments])
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises BadInput, naming the process where that can be seen, when `port` is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise BadInput(
+                f"cannot listen on {host}:{port}: {error.strerror}{_holder(port)}",
+                where="--port",
+                remedy="Stop that process or choose another port",
+            ) from error
+
+
+def serve(model: str | Path, options: ServeOptions | None = None) -> NoReturn:
+    """Replaces this process by the server.
+
+    Raises:
+        BadInput: the model cannot be served, or the port is taken.
+    """
+    options = options or ServeOptions()
+    command, environment = serve_command(model, options)
+    check_port(options.host, options.port)
+    os.execve(command[0], command, environment)
+
+
+@contextmanager
+def start(
+    model: str | Path, options: ServeOptions | None = None, *, log: Path | None = None, deadline_s: float = 300.0
+) -> Iterator[Server]:
+    """A child server, healthy when the block begins and ended, with its children, when the block ends.
+
+    Raises:
+        BadInput: as `serve`.
+        InfrastructureError: the server ended before it answered; the message has the end of its log.
+        DeadlineExceeded: it did not answer within `deadline_s`.
+    """
+    options = options or ServeOptions()
+    command, environment = serve_command(model, options)
+    check_port(options.host, options.port)
+    log = log or Path(tempfile.mkstemp(prefix="ringflow-serve-", suffix=".log")[1])
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+        )
+    try:
+        _await_health(process, f"http://{options.host}:{options.port}/health", log, deadline_s)
+        name = served_name(model_directory(model), options)
+        yield Server(f"http://{options.host}:{options.port}/v1", name, process.pid, log)
+    finally:
+        _end(process)
+
+
+def _await_health(process: subprocess.Popen, url: str, log: Path, deadline_s: float) -> None:
+    import httpx
+
+    until = time.monotonic() + deadline_s
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise InfrastructureError(f"the server ended with status {process.returncode}; {_last_words(log)}")
+        try:
+            if httpx.get(url, timeout=5.0).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.5)
+    raise DeadlineExceeded(f"the server did not answer at {url} within {deadline_s:g} s; {_last_words(log)}")
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends the server and the engine processes it started: first politely, then not."""
+    import psutil
+
+    try:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        process.wait()
+        return
+    process.terminate()
+    _, alive = psutil.wait_procs(family, timeout=15)
+    for member in alive:
+        member.kill()
+    process.wait(timeout=15)
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-LAST_WORDS_LINES:]
+    return f"end of {log}:\n" + "\n".join(lines)
+
+
+def _cores(threads: int) -> str:
+    """Cores for vLLM's threads: the last of those this process may use, away from core 0 where others crowd."""
+    cores = sorted(os.sched_getaffinity(0))
+    return ",".join(map(str, cores[-max(1, threads) :]))
+
+
+def _holder(port: int) -> str:
+    import psutil
+
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    except psutil.Error:
+        return ""
+    return ""
