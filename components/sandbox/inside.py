@@ -6,9 +6,9 @@ foreign code:
   supervisor  is process 1 of fresh pid and mount namespaces with its own /proc and /tmp; takes one request, starts one
               child per test, bounds its time and output, kills everything that is left, answers, and ends;
   child       gives up its capabilities, takes limits and the seccomp filter, and runs the program.
-Process 1 keeps its capabilities: the kernel then lets no child trace it or open its memory. Its death ends the namespace,
-and with it every descendant, however it daemonised. Expected outputs are not here, so nothing printed here can prove an
-answer right. The idea of forking a warm interpreter is Android's zygote.
+Process 1 keeps its capabilities: the kernel then lets no child trace it or open its memory. Its death ends the
+namespace, and with it every descendant, however it daemonised. Expected outputs are not here, so nothing printed here
+can prove an answer right. The idea of forking a warm interpreter is Android's zygote.
 
 Frames on the control socket: 4 bytes of length (big endian), then JSON; bytes travel as latin-1 text.
 """
@@ -16,6 +16,7 @@ Frames on the control socket: 4 bytes of length (big endian), then JSON; bytes t
 # Loaded before the fork, so that programs find them warm.
 import array  # noqa: F401
 import ast
+import contextlib
 import builtins
 import ctypes
 import fcntl
@@ -169,9 +170,9 @@ def show_error(report, phase):
 
 def run_python(request, calls, report):
     """Runs the program, then evaluates the calls; each value leaves as its repr on the report pipe."""
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
+    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     main = type(sys)("__main__")
     main.__builtins__ = builtins
@@ -240,10 +241,8 @@ def end_all(isolated):
     """Kills and reaps every other process of the namespace; without one, every descendant (we are their subreaper)."""
     while True:
         if isolated:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         else:
             with open(f"/proc/self/task/{os.getpid()}/children") as children:
                 for pid in children.read().split():

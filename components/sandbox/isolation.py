@@ -186,5 +186,6 @@ def require_tier(tier: Tier, weakest: Tier, missing: list[str]) -> None:
     """Raises InfrastructureError when the tier in force is weaker than the weakest one allowed."""
     if TIERS.index(tier) > TIERS.index(weakest):
         raise InfrastructureError(
-            f"the sandbox reaches tier {tier!r} here and {weakest!r} is asked for; missing: {'; '.join(missing)}. {REMEDY}"
+            f"the sandbox reaches tier {tier!r} here and {weakest!r} is asked for; missing: {'; '.join(missing)}. "
+            + REMEDY
         )

@@ -17,8 +17,8 @@ Verdict = Literal[
     "unavailable",
     "infrastructure-error",
 ]
-"""`unavailable`: the language is declared but not installed here. Only `infrastructure-error` is retried, and neither of
-the two says anything about the program."""
+"""`unavailable`: the language is declared but not installed here. Only `infrastructure-error` is retried, and neither
+of the two says anything about the program."""
 
 Tier = Literal["strict", "namespaces", "rlimits"]
 """`strict`: own user, pid, net, ipc, uts and mount namespaces, read-only system, seccomp filter, bounded processes.

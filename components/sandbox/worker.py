@@ -28,7 +28,8 @@ from components.sandbox.isolation import (
 from components.sandbox.seccomp import filter_bytes
 from components.sandbox.types import Tier
 
-_STARTER = ThreadPoolExecutor(1, thread_name_prefix="sandbox-starter")
+# The one thread that starts helpers; it lives as long as this process.
+STARTER = ThreadPoolExecutor(1, thread_name_prefix="sandbox-starter")
 _START_S = 30.0
 _END_S = 5.0
 _LARGEST_FRAME = 1 << 28
@@ -56,7 +57,7 @@ class Worker:
         ours, theirs = socket.socketpair()
         self._socket = ours
         try:
-            self._process = _STARTER.submit(self._start, theirs, isolated).result(timeout=_START_S)
+            self._process = STARTER.submit(self._start, theirs, isolated).result(timeout=_START_S)
             theirs.close()
             code = filter_bytes()
             # RLIMIT_NPROC counts the user's processes on the whole machine, so it only bounds where no cgroup does.
