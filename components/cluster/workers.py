@@ -102,6 +102,13 @@ class WorkerGroup:
         """Runs `method(*args)` on every rank at once and returns the results in rank order."""
         return self.call_each(method, [args] * self.world, deadline_s)
 
+    def call_one(self, rank: int, method: str, *args: Any, deadline_s: float) -> Any:
+        """Runs `method(*args)` on one rank, under the rules of `call_each`."""
+        self.ready()
+        if self._failed or self._closed:
+            raise InfrastructureError(f"worker group {self.name} is closed: {self._failed or 'close() was called'}")
+        return self._collect([self._actors[rank].invoke.remote(method, *args)], method, deadline_s)[0]
+
     def call_each(self, method: str, per_rank_args: Sequence[tuple[Any, ...]], deadline_s: float) -> list[Any]:
         """Runs `method(*per_rank_args[i])` on rank i, all at once; results in rank order.
 

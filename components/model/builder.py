@@ -6,7 +6,7 @@ by `initialise` in name order from one seed, so that every data-parallel rank an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,38 +24,42 @@ from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-from components.model.layers import GroupedExperts, PackedAttention, PackedRotaryEmbedding, RMSNorm  # noqa: E402
-
-
-@dataclass(frozen=True)
-class PackedRows:
-    """A micro-batch of packed rows.
-
-    tokens: [rows, length] int64.
-    positions: [rows, length] int64, counted from the start of each document.
-    documents: [rows, length] int64; tokens attend inside equal ids; padding has id 0.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    documents: Tensor
-
-    def attention_mask(self) -> Tensor:
-        """[rows, 1, length, length], True where the query (third axis) sees the key (fourth axis)."""
-        same = self.documents.unsqueeze(2) == self.documents.unsqueeze(1)
-        return same.tril_().unsqueeze(1)
+from components.model.layers import GroupedExperts, PackedAttention, PackedLayout, RMSNorm  # noqa: E402
 
 
 class LingModel(GPTModel):
-    """GPTModel whose rotary angles follow the given position ids, so that packed documents start at 0."""
+    """GPTModel over packed streams of documents; logits, or hidden states for a reward head, only where asked."""
 
-    def _preprocess(self, input_ids, position_ids, *args, **kwargs):
-        self.rotary_pos_emb.positions = position_ids
-        return super()._preprocess(input_ids, position_ids, *args, **kwargs)
+    _positions: Tensor | None = None
+    _with_head: bool = True
 
-    def logits(self, rows: PackedRows) -> Tensor:
-        """Next-token logits [rows, length, vocabulary], float32."""
-        return self(rows.tokens, rows.positions, rows.attention_mask())
+    def stream_logits(self, tokens: Tensor, lengths: Sequence[int], positions: Tensor | None = None) -> Tensor:
+        """Next-token logits of documents laid one after another.
+
+        Args:
+            tokens: [tokens] int64, all documents.
+            lengths: tokens of each document; they add up to len(tokens).
+            positions: [n] int64, the stream positions wanted; all when None. The LM head runs on these only.
+
+        Returns:
+            [n, vocabulary] float32; the row of position t predicts the token after t of the same document.
+        """
+        return self._run(tokens, lengths, positions, head=True).float()
+
+    def stream_hidden(self, tokens: Tensor, lengths: Sequence[int], positions: Tensor | None = None) -> Tensor:
+        """Hidden states after the final norm, [n, hidden]; arguments as in `stream_logits`."""
+        return self._run(tokens, lengths, positions, head=False)
+
+    def _run(self, tokens: Tensor, lengths: Sequence[int], positions: Tensor | None, head: bool) -> Tensor:
+        self._positions, self._with_head = positions, head
+        layout = PackedLayout.of(lengths, tokens.device)
+        return self(tokens.unsqueeze(0), None, None, packed_seq_params=layout)
+
+    def _postprocess(self, hidden_states, *args, **kwargs):
+        hidden = hidden_states.squeeze(1)
+        if self._positions is not None:
+            hidden = hidden.index_select(0, self._positions)
+        return self.output_layer(hidden)[0] if self._with_head else hidden
 
 
 def transformer_config(spec: LingSpec, dtype: torch.dtype = torch.float32, cpu: bool = True) -> TransformerConfig:
@@ -151,12 +155,6 @@ def build_model(
         position_embedding_type="rope",
         rotary_percent=spec.partial_rotary_factor,
         rotary_base=spec.rope_theta,
-    )
-    model.rotary_pos_emb = PackedRotaryEmbedding(
-        kv_channels=spec.head_dim,
-        rotary_percent=spec.partial_rotary_factor,
-        rotary_base=spec.rope_theta,
-        use_cpu_initialization=device == "cpu",
     )
     if dtype != torch.float32:
         # FP32 LM head in trainer and engine: worth about two reward points in the Ring 2.6 report.
