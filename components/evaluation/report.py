@@ -46,7 +46,16 @@ def _row(name: str, score: Score) -> str:
         f"{100 * score.avg.value:.1f}",
         f"{100 * score.avg.low:.1f} to {100 * score.avg.high:.1f}",
         f"{100 * score.pass_at[largest]:.1f} (k={largest})",
-        *(score.items, score.answers, score.correct, score.wrong, score.truncated, score.no_answer, score.errors),
+        *(
+            score.items,
+            score.answers,
+            score.correct,
+            score.wrong,
+            score.scored,
+            score.truncated,
+            score.no_answer,
+            score.errors,
+        ),
         f"{score.mean_tokens:.0f}",
     )
     return "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
@@ -103,14 +112,14 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.
 </style></head><body>
 <h1>@TITLE@</h1>
 <table><thead><tr><th>benchmark</th><th>avg@@K@ %</th><th>@CONFIDENCE@ % interval</th><th>pass@k %</th><th>items</th>
-<th>answers</th><th>correct</th><th>wrong</th><th>truncated</th><th>no answer</th><th>errors</th>
+<th>answers</th><th>correct</th><th>wrong</th><th>graded</th><th>truncated</th><th>no answer</th><th>errors</th>
 <th>tokens</th></tr></thead>
 <tbody>@SCORES@</tbody></table>
 <details><summary>Settings</summary><table>@SETTINGS@</table></details>
 <h2>Items</h2>
 <div id="filters"><select id="benchmark" aria-label="benchmark"></select>
 <select id="outcome" aria-label="outcome"><option value="">any outcome</option>
-<option>correct</option><option>wrong</option>
+<option>correct</option><option>wrong</option><option>scored</option>
 <option>truncated</option><option>no-answer</option><option>error</option></select>
 <input id="search" type="search" placeholder="search prompts" aria-label="search prompts"><span id="count"></span></div>
 <div id="items"></div>

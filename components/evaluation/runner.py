@@ -214,7 +214,7 @@ def _outcome(reward: Reward, finish: str) -> Outcome:
         return "correct"
     if finish == "length":
         return "truncated"
-    return "no-answer" if reward.verdict == "no-answer" else "wrong"
+    return {"no-answer": "no-answer", "scored": "scored"}.get(reward.verdict, "wrong")
 
 
 def _check_errors(answers: list[Answer], bound: float) -> None:

@@ -40,6 +40,7 @@ def score_answers(answers: Iterable[Answer], confidence: float, name: str = "ove
         answers=len(answers),
         correct=outcomes["correct"],
         wrong=outcomes["wrong"],
+        scored=outcomes["scored"],
         truncated=outcomes["truncated"],
         no_answer=outcomes["no-answer"],
         errors=outcomes["error"],

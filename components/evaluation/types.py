@@ -16,16 +16,16 @@ from typing import Any, Literal
 from components.evaluation.statistics import Estimate
 from components.failures import BadInput
 
-Outcome = Literal["correct", "wrong", "truncated", "no-answer", "error"]
+Outcome = Literal["correct", "wrong", "scored", "truncated", "no-answer", "error"]
 
 
 @dataclass(frozen=True)
 class Answer:
     """One sampled answer and its verdict.
 
-    outcome: exactly one of five. `error` (the verifier failed; value is None) never counts as an answer; `truncated`
-    hit the token limit without being right; `no-answer` ended without an answer the verifier could read; a partial
-    value is `wrong`.
+    outcome: exactly one of six. `error` (the verifier failed; value is None) never counts as an answer; `truncated`
+    hit the token limit without being right; `no-answer` ended without an answer the verifier could read; `scored` has a
+    grade between right and wrong.
     value: the verifier's, in [0, 1]; None for errors.
     tokens: length of the response in tokens, with its stop token.
     """
@@ -59,7 +59,7 @@ class Score:
     avg: avg@k over all answers but errors (truncated and no-answer count 0, and are listed apart).
     pass_at: k -> unbiased pass@k, over items with at least k answers that are not errors.
     items: items with at least one answer that is not an error; answers: all answers, errors included.
-    correct, wrong, truncated, no_answer, errors: answers by outcome; they add up to `answers`.
+    correct, wrong, scored, truncated, no_answer, errors: answers by outcome; they add up to `answers`.
     """
 
     avg: Estimate
@@ -69,6 +69,7 @@ class Score:
     answers: int
     correct: int
     wrong: int
+    scored: int
     truncated: int
     no_answer: int
     errors: int

@@ -49,7 +49,10 @@ def test_known_answer_models_score_exactly(tmp_path, right, avg, pass_at):
         assert score.avg.low <= avg <= score.avg.high
         assert score.avg.low < score.avg.high
         assert score.pass_at == pytest.approx(pass_at)
-        assert score.correct + score.wrong + score.truncated + score.no_answer + score.errors == score.answers
+        assert (
+            score.correct + score.wrong + score.scored + score.truncated + score.no_answer + score.errors
+            == score.answers
+        )
     assert (evaluation.overall.items, evaluation.overall.answers) == (16, 64)
     assert set(evaluation.domains) == {"math", "code"}
 

@@ -1,0 +1,134 @@
+"""Log-prob parity: what the trainer computes and what people will serve must be the same model.
+
+Real held-out sequences (prompt and sampled response) are scored twice: by the megatron learner with the checkpoint's
+weights, and by a vLLM engine of its own that reads the released directory from disk, as a user's would. The largest
+difference over all response tokens must stay within the recipe's tolerance, or nothing is released. In fp32 the two
+agree to about 1e-6; wrong routing or norm settings differ by 0.05 to 0.5 and stale experts by 0.9.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence as Many
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from components.cluster.workers import WorkerGroup
+from components.failures import Diverged, InfrastructureError
+from components.recipe.execution import ExecutionConfig
+from components.rollout.engine import ENVIRONMENT
+
+Scored = tuple[list[int], int]
+"""(prompt and response tokens, prompt length)."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Differences |trainer - released| in nats over `tokens` response tokens of `sequences` held-out sequences."""
+
+    max_abs_dlogp: float
+    mean_abs_dlogp: float
+    tokens: int
+    sequences: int
+    tolerance: float
+    worst_sequence: int
+    worst_position: int
+
+    @property
+    def within(self) -> bool:
+        return self.max_abs_dlogp <= self.tolerance
+
+    def report(self) -> dict[str, float | int | bool]:
+        return asdict(self) | {"within": self.within}
+
+
+class ReleasedEngine:
+    """vLLM on a released directory, weights read from disk; runs in a process of its own."""
+
+    def __init__(self, directory: str, max_model_len: int) -> None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from vllm import LLM
+
+        from components.model.hf_config import register
+
+        register()
+        self._llm = LLM(
+            model=directory,
+            skip_tokenizer_init=True,
+            enforce_eager=True,
+            max_model_len=max_model_len,
+            max_num_seqs=32,
+            max_num_batched_tokens=max(2048, max_model_len),
+            logprobs_mode="processed_logprobs",
+            distributed_executor_backend="uni",
+            disable_log_stats=True,
+        )
+
+    def score(self, sequences: Many[Scored]) -> list[list[float]]:
+        """Log-probs at temperature 1 of the response tokens, per sequence."""
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        outputs = self._llm.generate(
+            [TokensPrompt(prompt_token_ids=list(tokens)) for tokens, _ in sequences],
+            SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False, ignore_eos=True),
+            use_tqdm=False,
+        )
+        return [
+            [output.prompt_logprobs[position][tokens[position]].logprob for position in range(start, len(tokens))]
+            for output, (tokens, start) in zip(outputs, sequences, strict=True)
+        ]
+
+
+def released_engine(directory: Path, longest: int, execution: ExecutionConfig) -> WorkerGroup:
+    """A fresh engine on `directory`; starts in the background. longest: tokens of the longest sequence. Close it."""
+    return WorkerGroup(
+        "components.release.parity:ReleasedEngine",
+        1,
+        [(str(directory), longest + 1)],
+        gpus=1 if execution.device == "cuda" else 0,
+        env=ENVIRONMENT,
+        threads=execution.threads if execution.device == "cpu" else 0,
+        deadline_s=execution.start_deadline_s,
+        name="released-engine",
+    )
+
+
+def compare_logprobs(trainer: Many[Many[float]], released: Many[Many[float]], tolerance: float) -> Parity:
+    """Compares the two scorings, token by token.
+
+    Raises:
+        InfrastructureError: they do not cover the same tokens, or there is nothing to compare.
+    """
+    lengths = [len(logprobs) for logprobs in trainer]
+    if lengths != [len(logprobs) for logprobs in released] or not sum(lengths):
+        raise InfrastructureError(
+            f"parity needs the same response tokens from both: trainer {sum(lengths)} tokens in {len(trainer)} "
+            f"sequences, released {sum(map(len, released))} in {len(released)}"
+        )
+    differences = [
+        np.abs(np.asarray(left, dtype=np.float64) - np.asarray(right, dtype=np.float64))
+        for left, right in zip(trainer, released, strict=True)
+    ]
+    flat = np.concatenate(differences)
+    # A NaN on either side is the worst difference there is; argmax finds it first.
+    flat = np.where(np.isfinite(flat), flat, np.inf)
+    worst = int(flat.argmax())
+    sequence = int(np.searchsorted(np.cumsum(lengths), worst, side="right"))
+    position = worst - sum(lengths[:sequence])
+    return Parity(float(flat.max()), float(flat.mean()), int(flat.size), len(lengths), tolerance, sequence, position)
+
+
+def require_parity(parity: Parity, dtype: str) -> None:
+    """Raises Diverged when the released weights are not the trained model."""
+    if not parity.within:
+        raise Diverged(
+            f"not released: log-probs of the trainer and of the released {dtype} weights in vLLM differ by up to "
+            f"{parity.max_abs_dlogp:.3g} (mean {parity.mean_abs_dlogp:.3g}, {parity.tokens} tokens; worst: sequence "
+            f"{parity.worst_sequence}, response token {parity.worst_position}), tolerance {parity.tolerance:g}. "
+            "Differences near 0.05-0.5 mean other routing or norms in config.json, near 0.9 stale experts; for a "
+            "bfloat16 release set release.parity_tolerance to what bfloat16 allows"
+        )
