@@ -134,9 +134,13 @@ class WorkerGroup:
 
     def submit(self, method: str, per_rank_args: Sequence[tuple[Any, ...]]) -> list[ray.ObjectRef]:
         """Starts the calls without waiting; hand the references to `collect`."""
+        return [self.submit_to(rank, method, args) for rank, args in enumerate(per_rank_args)]
+
+    def submit_to(self, rank: int, method: str, args: Sequence[Any]) -> ray.ObjectRef:
+        """Starts one call on one rank without waiting."""
         if self._failed or self._closed:
             raise InfrastructureError(f"worker group {self.name} is closed: {self._failed or 'close() was called'}")
-        return [worker.invoke.remote(method, *args) for worker, args in zip(self._actors, per_rank_args, strict=True)]
+        return self._actors[rank].invoke.remote(method, *args)
 
     def collect(self, references: Sequence[ray.ObjectRef], method: str, deadline_s: float) -> list[Any]:
         """Results of `submit` in rank order, under the same rules as `call_each`."""

@@ -2,6 +2,8 @@
 
 A group whose rewards are all equal says nothing about which response was better: its advantages are zero, and the
 caller drops and counts it. A response whose verifier failed has no reward: it takes no part in the mean, and gets None.
+Dividing by the group's deviation also brings rewards of any scale (a rule's 0 and 1, a reward model's logits, in any
+domain) to one scale, so no further normalisation stands between them.
 """
 
 from __future__ import annotations
@@ -32,17 +34,3 @@ def group_advantages(rewards: Sequence[float | None]) -> GroupAdvantages:
     return GroupAdvantages(
         tuple(None if reward is None else float((reward - mean) / deviation) for reward in rewards), informative=True
     )
-
-
-def normalise_by_domain(values: Sequence[float], domains: Sequence[str]) -> list[float]:
-    """Reward-model scores brought to mean 0 and deviation 1 inside each domain of one step's batch.
-
-    A reward model's scale is arbitrary and drifts between domains; rule rewards are left alone by the caller.
-    """
-    result = np.zeros(len(values))
-    values_array, domains_array = np.asarray(values, dtype=np.float64), np.asarray(domains)
-    for domain in set(domains):
-        chosen = domains_array == domain
-        part = values_array[chosen]
-        result[chosen] = (part - part.mean()) / max(part.std(), EQUAL_REWARDS)
-    return result.tolist()

@@ -35,7 +35,7 @@ class Guard:
         self.violations: dict[str, int] = {}
 
     def observe(self, metrics: Mapping[str, float]) -> Verdict:
-        """The verdict on one step. Missing metrics are not judged."""
+        """The verdict on one step's rollouts, before they are trained on. Missing metrics are not judged."""
         at_once = self._fatal(metrics)
         if at_once:
             return Verdict("stop", at_once)
@@ -46,6 +46,13 @@ class Guard:
             return Verdict("stop", f"{'; '.join(lasting)}, {self.config.patience} steps in a row")
         return Verdict("warn", "; ".join(seen.values())) if seen else Verdict("ok")
 
+    def observe_update(self, metrics: Mapping[str, float]) -> Verdict:
+        """The verdict on what an update did: loss and gradient norm must be finite."""
+        for name in ("train/loss", "train/grad_norm"):
+            if name in metrics and not math.isfinite(metrics[name]):
+                return Verdict("stop", f"{name} is {metrics[name]}: learning rate too high, or a log-prob overflowed")
+        return Verdict("ok")
+
     def state_dict(self) -> dict[str, Any]:
         return {"violations": dict(self.violations)}
 
@@ -53,9 +60,6 @@ class Guard:
         self.violations = dict(state["violations"])
 
     def _fatal(self, metrics: Mapping[str, float]) -> str:
-        for name in ("train/loss", "train/grad_norm"):
-            if name in metrics and not math.isfinite(metrics[name]):
-                return f"{name} is {metrics[name]}: the learning rate is too high, or a log-prob overflowed"
         mean = metrics.get("mismatch/mean_abs_dlogp", 0.0)
         if not mean <= BROKEN_MEAN_ABS_DLOGP:
             return (

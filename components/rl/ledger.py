@@ -8,6 +8,7 @@ surplus + failed + in flight at any time, and an epoch ends only when every prom
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -97,3 +98,61 @@ class PromptLedger:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.count)
+
+
+class PromptMixture:
+    """Several ledgers drawn from in fixed shares, e.g. half general and half verifiable prompts in every step.
+
+    Args:
+        parts: (prompt indices, share) each; shares are normalised; a part without a share is never drawn.
+        seed: of the whole; each part has its own order.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Sequence[int], float]], seed: int) -> None:
+        used = [(list(indices), share) for indices, share in parts if share > 0]
+        self._prompts = [indices for indices, _ in used]
+        total = sum(share for _, share in used)
+        self._shares = [share / total for _, share in used]
+        self._ledgers = [PromptLedger(len(indices), seed + 7919 * i) for i, indices in enumerate(self._prompts)]
+        self._home = {prompt: (i, at) for i, part in enumerate(self._prompts) for at, prompt in enumerate(part)}
+
+    def draw(self, number: int) -> list[int]:
+        """The next `number` prompt indices, shares rounded by largest remainder."""
+        exact = [share * number for share in self._shares]
+        counts = [int(value) for value in exact]
+        by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
+        for i in by_remainder[: number - sum(counts)]:
+            counts[i] += 1
+        return [
+            prompts[at]
+            for ledger, prompts, count in zip(self._ledgers, self._prompts, counts, strict=True)
+            for at in ledger.draw(count)
+        ]
+
+    def settle(self, prompt: int, outcome: Outcome) -> None:
+        ledger, at = self._home[prompt]
+        self._ledgers[ledger].settle(at, outcome)
+
+    def check(self) -> None:
+        for ledger in self._ledgers:
+            ledger.check()
+
+    @property
+    def drawn(self) -> int:
+        return sum(ledger.drawn for ledger in self._ledgers)
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        return sum((ledger.outcomes for ledger in self._ledgers), Counter())
+
+    @property
+    def epoch(self) -> float:
+        """Epochs of the part that is furthest along, with its fraction."""
+        return max(ledger.drawn / ledger.count for ledger in self._ledgers)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ledgers": [ledger.state_dict() for ledger in self._ledgers]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for ledger, part in zip(self._ledgers, state["ledgers"], strict=True):
+            ledger.load_state_dict(part)

@@ -14,12 +14,36 @@ from typing import Any
 import numpy as np
 import ray
 
+from components.cluster.connect import connect
+from components.cluster.warm import warm
 from components.cluster.workers import WorkerGroup
 from components.failures import BadInput, IntegrityError
 from components.recipe.execution import ExecutionConfig
+from components.recipe.model import ModelConfig
 from components.rollout.engine import ENVIRONMENT
 from components.rollout.exchange import checksum, pack
 from components.rollout.types import Sample, SampleRequest, Sampling
+
+
+def warm_engines(model: ModelConfig, dtype: str, execution: ExecutionConfig) -> EngineGroup:
+    """The engines of this architecture, dtype and layout, kept between stages; they start at the first call.
+
+    Context length is the model's own, so that RL and evaluation share them. Weights are whatever was published last:
+    publish or load_directory before sampling.
+    """
+    connect(execution)
+
+    def start() -> EngineGroup:
+        from components.model.hf_config import config_json
+        from components.model.spec import spec_for
+        from components.model.tokenizer import load_tokenizer
+
+        spec = spec_for(model)
+        config = config_json(spec, load_tokenizer(model.tokenizer), dtype)
+        return EngineGroup(config, dtype, spec.max_position_embeddings, execution)
+
+    layout = (execution.device, execution.engines, execution.threads, execution.max_num_seqs)
+    return warm(("engines", model, dtype, layout), start)
 
 
 class EngineGroup:

@@ -1,0 +1,355 @@
+"""The RL loop on one page: sample, score, select, old log-probs, guard, update, publish, checkpoint.
+
+Synchronous: a step's responses are all drawn by the weights it starts from. Every seed is derived from (stage seed,
+node, step, prompt, member) and the ledger's order from (seed, epoch), so nothing but the resume point is needed to go
+on, and a run that was killed and resumed equals one that was not (bit for bit in float32 on CPU).
+
+One log-prob is computed twice on purpose: the engine's, when it drew the token, and the trainer's, with the same
+weights at the start of the step. Their difference is the train-inference mismatch that the loss corrects (IcePop) and
+the guard watches; taking the one for the other hides it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from components.artifacts.context import StageContext
+from components.failures import BadInput, Diverged
+from components.recipe.rl import RlPhase
+from components.rewards.types import Reward, RewardRequest, Scorer
+from components.rl.batch import Group, Prompt, policy_sequences, rollout_metrics, select, token_sequence
+from components.rl.guard import Guard, Verdict
+from components.rl.ledger import PromptMixture
+from components.rl.losses import correction_of, policy_loss
+from components.rl.mismatch import mismatch_report, update_report
+from components.rollout.types import Sample, SampleRequest, Sampling
+from components.training.types import PolicyLoss, PolicySequence
+from components.training.types import Sequence as TokenSequence
+
+EVIDENCE_GROUPS = 4
+
+log = logging.getLogger(__name__)
+
+
+class Learners(Protocol):
+    """What the loop needs of the trainer (components.training.group.LearnerGroup)."""
+
+    def logprobs(self, sequences: Sequence[TokenSequence]) -> list[tuple[np.ndarray, np.ndarray]]: ...
+
+    def policy_step(self, sequences: Sequence[PolicySequence], loss: PolicyLoss) -> dict[str, float]: ...
+
+    def weights(self) -> Mapping[str, np.ndarray]: ...
+
+    def save_resume(self, directory: Path) -> None: ...
+
+    def load_resume(self, directory: Path) -> None: ...
+
+
+class Engines(Protocol):
+    """What the loop needs of the sampler (components.rollout.group.EngineGroup)."""
+
+    def publish(self, version: int, weights: Mapping[str, np.ndarray]) -> str: ...
+
+    def stream(
+        self, requests: Sequence[SampleRequest], sampling: Sampling
+    ) -> Iterator[tuple[list[int], list[Sample]]]: ...
+
+
+@dataclass
+class RlSummary:
+    """steps: trained. first and last: mean reward over the first and the last tenth of the steps (at least one)."""
+
+    steps: int
+    reward_first: float
+    reward_last: float
+    outcomes: dict[str, int]
+    warnings: list[str] = field(default_factory=list)
+
+
+class Stopwatch:
+    """Seconds of a step by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+def train_rl(
+    context: StageContext,
+    learners: Learners,
+    engines: Engines,
+    scorer: Scorer,
+    prompts: Sequence[Prompt],
+    mixture: PromptMixture,
+    config: RlPhase,
+    decode: Callable[[list[int]], str],
+    stop_token_ids: tuple[int, ...],
+    reference: Callable[[Sequence[TokenSequence]], list[np.ndarray]] | None = None,
+) -> RlSummary:
+    """Trains the learners' model for `config.steps` steps, going on from the stage's resume point if there is one.
+
+    Args:
+        learners: hold the starting model with an optimiser made for `config.optimiser`.
+        prompts: what `mixture` deals indices of.
+        decode: token ids of a response -> text without the end-of-turn token.
+        reference: log-probs of the reference policy; needed exactly when the KL coefficient is positive.
+    Raises:
+        Diverged: the guard stopped the run; the message is its diagnosis.
+        BadInput: a KL coefficient without a reference; a sampling distribution the trainer does not compute.
+    """
+    if (config.rollout.temperature, config.rollout.top_p) != (1.0, 1.0):
+        raise BadInput(
+            "RL samples at temperature 1 and top_p 1: the trainer's log-probs are those of the full distribution",
+            where=f"{config.name}.rollout",
+            remedy="Remove temperature and top_p",
+        )
+    if config.loss.kl_coefficient > 0 and reference is None:
+        raise BadInput("a KL coefficient needs a reference policy", where=f"{config.name}.loss.kl_coefficient")
+    loss, correction, guard = policy_loss(config.loss), correction_of(config.loss), Guard(config.guard)
+    journal = Journal(context)
+    start, version = 0, 0
+    if (point := context.resume.latest()) is not None:
+        start, version = point.step, point.state["version"]
+        mixture.load_state_dict(point.state["ledger"])
+        guard.load_state_dict(point.state["guard"])
+        learners.load_resume((point.path / "learner").absolute())
+        journal.restore(point.path, point.state["warnings"])
+    engines.publish(version, learners.weights())
+    rollout = config.rollout
+    sampling = Sampling(rollout.temperature, rollout.top_p, rollout.max_new_tokens, stop_token_ids)
+
+    for step in range(start, config.steps):
+        context.check()
+        clock, started = Stopwatch(), time.monotonic()
+        drawn = mixture.draw(round(rollout.prompts_per_step * rollout.oversample))
+        groups = collect(context, engines, scorer, prompts, drawn, config, sampling, decode, step, clock)
+        selection = select(groups, rollout.prompts_per_step)
+        metrics = rollout_metrics(groups, selection, lambda index: prompts[index].domain)
+
+        sequences = [token_sequence(sample) for sample, _ in selection.trained]
+        with clock("old_logprobs"):
+            old = [logprobs for logprobs, _ in learners.logprobs(sequences)] if sequences else []
+            references = reference(sequences) if reference is not None and sequences else None
+        if sequences:
+            behaviour = np.concatenate([sample.logprobs for sample, _ in selection.trained])
+            metrics |= mismatch_report(np.concatenate(old), behaviour, correction)
+        journal.judge(step, guard.observe(metrics), metrics)
+
+        with clock("update"):
+            updates = [
+                learners.policy_step(minibatch, loss)
+                for minibatch in policy_sequences(selection, old, references, config.minibatches)
+            ]
+        metrics |= summarise(updates)
+        journal.judge(step, guard.observe_update(metrics), metrics)
+        with clock("exchange"):
+            if updates:
+                version += 1
+                engines.publish(version, learners.weights())
+        for prompt, outcome in selection.outcomes:
+            mixture.settle(prompt, outcome)
+        mixture.check()
+
+        journal.evidence(step, groups, prompts, decode, every=config.checkpoint_every)
+        metrics |= {"ledger/epoch": mixture.epoch, "policy/version": float(version)}
+        journal.record(step, metrics)
+        if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
+            with clock("checkpoint"):
+                journal.checkpoint(step + 1, learners, version, mixture, guard)
+        total = time.monotonic() - started
+        context.metrics({f"time/{name}_s": seconds for name, seconds in clock.seconds.items()}, step)
+        context.metrics({"time/step_s": total, "rollout/tokens_per_s": metrics["rollout/tokens"] / total}, step)
+        context.progress(step + 1, config.steps, f"reward {metrics.get('reward/mean', float('nan')):.3f}")
+    return journal.summary(config.steps, mixture)
+
+
+def collect(
+    context: StageContext,
+    engines: Engines,
+    scorer: Scorer,
+    prompts: Sequence[Prompt],
+    drawn: Sequence[int],
+    config: RlPhase,
+    sampling: Sampling,
+    decode: Callable[[list[int]], str],
+    step: int,
+    clock: Stopwatch,
+) -> list[Group]:
+    """The groups of a step. What one engine has finished is scored while the others still decode."""
+    size = config.rollout.group_size
+    requests = [
+        SampleRequest(
+            request_id=f"{step}/{prompts[index].id}/{member}",
+            prompt=prompts[index].tokens,
+            seed=derive_seed(context.seed, context.node, step, prompts[index].id, member),
+        )
+        for index in drawn
+        for member in range(size)
+    ]
+    samples: dict[int, Sample] = {}
+    rewards: dict[int, Reward] = {}
+
+    def score(indices: list[int]) -> list[Reward]:
+        batch = []
+        for i in indices:
+            prompt = prompts[drawn[i // size]]
+            batch.append(
+                RewardRequest(
+                    request_id=requests[i].request_id,
+                    prompt=prompt.text,
+                    response=decode(samples[i].tokens),
+                    verifier=prompt.verifier,
+                    truncated=samples[i].finish == "length",
+                )
+            )
+        return scorer.score(batch, config.reward_timeout_s)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="score") as pool:
+        waiting = []
+        with clock("rollout"):
+            for indices, finished in engines.stream(requests, sampling):
+                samples |= dict(zip(indices, finished, strict=True))
+                waiting.append((indices, pool.submit(score, indices)))
+        with clock("reward"):
+            for indices, scored in waiting:
+                rewards |= dict(zip(indices, scored.result(), strict=True))
+    return [
+        Group(
+            prompt=index,
+            samples=tuple(samples[i] for i in range(at * size, (at + 1) * size)),
+            rewards=tuple(rewards[i] for i in range(at * size, (at + 1) * size)),
+        )
+        for at, index in enumerate(drawn)
+    ]
+
+
+def derive_seed(seed: int, *parts: int | str) -> int:
+    """A 63-bit seed from the stage's seed and a path of names; independent of process, order and time."""
+    text = "/".join(str(part) for part in (seed, *parts))
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def summarise(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Metrics of a step from those of its optimiser updates (components.training.learner.Learner.policy_step)."""
+    if not updates:
+        return {}
+    sums: dict[str, float] = {}
+    maxima: dict[str, float] = {}
+    for update in updates:
+        for name, value in update.items():
+            kind, _, key = name.partition("/")
+            if kind == "sum":
+                sums[key] = sums.get(key, 0.0) + value
+            elif kind == "max":
+                maxima[key] = max(maxima.get(key, value), value)
+    return update_report(sums, maxima) | {
+        "train/loss": float(np.mean([update["loss"] for update in updates])),
+        "train/grad_norm": max(update["grad_norm"] for update in updates),
+        "train/lr": updates[-1]["lr"],
+        "train/expert_load_max": max(update["expert_load_max"] for update in updates),
+    }
+
+
+class Journal:
+    """What a run writes down: metrics.jsonl, sample evidence, resume points. Kept in each resume point, so that the
+    output of a resumed stage is that of an uninterrupted one."""
+
+    def __init__(self, context: StageContext) -> None:
+        self.context = context
+        self.file, self.rollouts = context.output / "metrics.jsonl", context.output / "rollouts"
+        self.rewards: list[float] = []
+        self.warnings: list[str] = []
+        shutil.rmtree(self.rollouts, ignore_errors=True)
+        self.rollouts.mkdir(parents=True)
+        self.file.write_text("")
+
+    def judge(self, step: int, verdict: Verdict, metrics: Mapping[str, float]) -> None:
+        """Notes a warning; stops the run with the guard's diagnosis."""
+        if verdict.action == "stop":
+            self.context.metrics(dict(metrics), step)
+            raise Diverged(f"{self.context.node} stopped at step {step}: {verdict.diagnosis}")
+        if verdict.action == "warn":
+            self.warnings.append(f"step {step}: {verdict.diagnosis}")
+            log.warning("%s step %d: %s", self.context.node, step, verdict.diagnosis)
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.context.metrics(metrics, step)
+        if "reward/mean" in metrics:
+            self.rewards.append(metrics["reward/mean"])
+        with self.file.open("a") as stream:
+            stream.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def evidence(
+        self,
+        step: int,
+        groups: Sequence[Group],
+        prompts: Sequence[Prompt],
+        decode: Callable[[list[int]], str],
+        every: int,
+    ) -> None:
+        """Writes the first groups of every `every`-th step in full: what was asked, answered and judged."""
+        if step % every:
+            return
+        with (self.rollouts / f"step-{step:06d}.jsonl").open("w") as stream:
+            for group in groups[:EVIDENCE_GROUPS]:
+                for sample, reward in zip(group.samples, group.rewards, strict=True):
+                    record = {
+                        "step": step,
+                        "prompt_id": prompts[group.prompt].id,
+                        "prompt": prompts[group.prompt].text,
+                        "response": decode(sample.tokens),
+                        "finish": sample.finish,
+                        "tokens": len(sample.tokens),
+                        "version": sample.version,
+                        "reward": asdict(reward) | {"seconds": None},
+                    }
+                    stream.write(json.dumps(record, default=str) + "\n")
+
+    def checkpoint(self, step: int, learners: Learners, version: int, mixture: PromptMixture, guard: Guard) -> None:
+        """Saves everything the loop needs to go on at `step`."""
+        directory = self.context.scratch / "resume"
+        shutil.rmtree(directory, ignore_errors=True)
+        (directory / "learner").mkdir(parents=True)
+        learners.save_resume((directory / "learner").absolute())
+        shutil.copytree(self.rollouts, directory / "rollouts")
+        shutil.copy(self.file, directory / "metrics.jsonl")
+        state = {"version": version, "ledger": mixture.state_dict(), "guard": guard.state_dict()}
+        self.context.resume.save(step, directory, state | {"warnings": self.warnings})
+        shutil.rmtree(directory)
+
+    def restore(self, path: Path, warnings: list[str]) -> None:
+        """Takes over what was written before the resume point."""
+        self.warnings = list(warnings)
+        shutil.copytree(path / "rollouts", self.rollouts, dirs_exist_ok=True)
+        shutil.copy(path / "metrics.jsonl", self.file)
+        lines = [json.loads(line) for line in self.file.read_text().splitlines()]
+        self.rewards = [line["reward/mean"] for line in lines if "reward/mean" in line]
+
+    def summary(self, steps: int, mixture: PromptMixture) -> RlSummary:
+        tenth = max(len(self.rewards) // 10, 1)
+        return RlSummary(
+            steps=steps,
+            reward_first=float(np.mean(self.rewards[:tenth])) if self.rewards else float("nan"),
+            reward_last=float(np.mean(self.rewards[-tenth:])) if self.rewards else float("nan"),
+            outcomes=dict(mixture.outcomes),
+            warnings=self.warnings,
+        )

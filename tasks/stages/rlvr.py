@@ -1,0 +1,89 @@
+"""Stage `rlvr`: one phase of RL with verifiable rewards. Starts from a checkpoint, leaves model/, rollouts/, metrics.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from components.artifacts.context import StageContext, StageResult
+from components.artifacts.ref import ArtifactRef
+from components.recipe.rl import RlPhase
+from components.rewards.types import Scorer
+from tasks.stage import StageConfig
+
+
+def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageConfig) -> StageResult:
+    """inputs: model (checkpoint), data (clean corpus)."""
+    from components.rewards.scorer import open_scorer
+
+    phase: RlPhase = config.section
+    return run_phase(context, inputs, config, [(phase.domains, 1.0)], lambda learners, tokenizer: open_scorer())
+
+
+def run_phase(
+    context: StageContext,
+    inputs: Mapping[str, ArtifactRef],
+    config: StageConfig,
+    parts: Sequence[tuple[Sequence[str], float]],
+    open_rewards: Callable[[Any, Any], Scorer],
+) -> StageResult:
+    """What RLVR and RLHF share.
+
+    parts: (domains, share of each step's prompts).
+    open_rewards: (learners, tokenizer) -> scorer.
+    """
+    from components.model.spec import spec_for
+    from components.model.tokenizer import contract, decode_response, load_tokenizer
+    from components.rl.controller import train_rl
+    from components.rl.ledger import PromptMixture
+    from components.rl.prompts import load_prompts
+    from components.rollout.group import warm_engines
+    from components.training.group import warm_learners
+
+    phase, model, execution = config.section, config.model, context.execution
+    spec, tokenizer = spec_for(model), load_tokenizer(model.tokenizer)
+    domains = [domain for part, share in parts if share > 0 for domain in part]
+    longest = spec.max_position_embeddings - phase.rollout.max_new_tokens
+    prompts = load_prompts(context.fetch(inputs["data"], "data/rl.jsonl"), tokenizer, domains, longest)
+    mixture = PromptMixture(
+        [([i for i, prompt in enumerate(prompts) if prompt.domain in part], share) for part, share in parts],
+        context.seed,
+    )
+    start = context.fetch(inputs["model"], "model")
+    engines = warm_engines(model, phase.rollout.engine_dtype, execution)
+    learners = warm_learners(model, execution)
+    learners.load_hf(start)
+    learners.configure(phase.optimiser, phase.steps * phase.minibatches, expert_bias_rate=0.0)
+    reference = None
+    if phase.loss.kl_coefficient > 0:
+        frozen = warm_learners(model, execution, role="reference")
+        frozen.load_hf(start)
+        reference = lambda sequences: [logprobs for logprobs, _ in frozen.logprobs(sequences)]  # noqa: E731
+    scorer = open_rewards(learners, tokenizer)
+    try:
+        summary = train_rl(
+            context,
+            learners,
+            engines,
+            scorer,
+            prompts,
+            mixture,
+            phase,
+            decode=lambda tokens: decode_response(tokenizer, tokens),
+            stop_token_ids=(tokenizer.eos_token_id,),
+            reference=reference,
+        )
+    finally:
+        scorer.close()
+    learners.write_hf((context.output / "model").absolute(), model.tokenizer)
+    return StageResult(
+        summary={
+            "steps": summary.steps,
+            "reward_first": round(summary.reward_first, 4),
+            "reward_last": round(summary.reward_last, 4),
+            "prompts": len(prompts),
+            "guard_warnings": len(summary.warnings),
+            **{f"groups_{outcome}": count for outcome, count in sorted(summary.outcomes.items())},
+        },
+        contract=contract(tokenizer, spec),
+    )
