@@ -1,0 +1,243 @@
+"""The five servers: how each is started, which ports it needs, how its health is asked.
+
+Listed in the order of their needs; `after` names what must be healthy before the start. Everything listens on
+127.0.0.1 only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from infra.stack import probes
+from infra.stack.home import ray_directory
+from infra.stack.ports import GRPC_OFFSET
+from infra.stack.profile import MLFLOW_BUCKET, QUIET, REGION, STORE_BUCKET, WORK_POOL, local_environment
+
+# Weights and rollouts of a nano run are megabytes; the default, 30 % of the memory, starves the engines.
+RAY_OBJECT_STORE_BYTES = 1_000_000_000
+WORKER_NAME = "ringflow-local"
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a stack lives: its home, its ports by name, its keys."""
+
+    home: Path
+    ports: Mapping[str, int]
+    keys: Mapping[str, str]
+
+    def client_environment(self) -> dict[str, str]:
+        return local_environment(self.home, dict(self.ports), dict(self.keys))
+
+
+@dataclass(frozen=True)
+class Service:
+    """ports: names in the state; paired: the server also takes port + 10000.
+
+    probe(site, started_at, timeout_s) raises probes.Unhealthy with the reason.
+    """
+
+    name: str
+    ports: tuple[str, ...]
+    command: Callable[[Site], list[str]]
+    variables: Callable[[Site], dict[str, str]]
+    probe: Callable[[Site, float, float], None]
+    url: Callable[[Site], str]
+    paired: bool = False
+    after: str | None = None
+    cwd: Callable[[Site], Path] = field(default=lambda site: site.home)
+
+
+def program(name: str) -> str:
+    """A console script of this environment."""
+    return str(Path(sys.executable).parent / name)
+
+
+def _keys(site: Site) -> dict[str, str]:
+    return {
+        "AWS_ACCESS_KEY_ID": site.keys["aws_access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": site.keys["aws_secret_access_key"],
+        "AWS_DEFAULT_REGION": REGION,
+    }
+
+
+def _s3_command(site: Site) -> list[str]:
+    sockets = ray_directory(site.home)  # short enough for Unix sockets
+    return [
+        program("weed"),
+        f"-logdir={site.home / 'logs'}",
+        "mini",
+        f"-dir={site.home / 's3'}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-s3.port={site.ports['s3']}",
+        f"-master.port={site.ports['s3-master']}",
+        f"-volume.port={site.ports['s3-volume']}",
+        f"-filer.port={site.ports['s3-filer']}",
+        f"-admin.port={site.ports['s3-admin']}",
+        *(
+            f"-{part}.port.grpc={site.ports[port] + GRPC_OFFSET}"
+            for part, port in (("s3", "s3"), ("volume", "s3-volume"), ("filer", "s3-filer"), ("admin", "s3-admin"))
+        ),
+        f"-s3.localSocket={sockets / 's3.sock'}",
+        f"-filer.localSocket={sockets / 'filer.sock'}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-s3.iam=false",
+        "-s3.autoCreateBucket=false",
+        "-webdav=false",
+        "-admin.ui=false",
+        "-master.telemetry=false",
+        f"-bucket={STORE_BUCKET},{MLFLOW_BUCKET}",
+    ]
+
+
+def _s3_probe(site: Site, started_at: float, timeout_s: float) -> None:
+    key_id, secret = site.keys["aws_access_key_id"], site.keys["aws_secret_access_key"]
+    probes.s3(f"http://127.0.0.1:{site.ports['s3']}", MLFLOW_BUCKET, key_id, secret, REGION, timeout_s=timeout_s)
+
+
+def _prefect_variables(site: Site) -> dict[str, str]:
+    return {
+        **QUIET,
+        "PREFECT_HOME": str(site.home / "prefect"),
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{site.home / 'prefect' / 'prefect.db'}",
+        "PREFECT_UI_API_URL": f"http://127.0.0.1:{site.ports['prefect']}/api",
+        "PREFECT_API_URL": f"http://127.0.0.1:{site.ports['prefect']}/api",
+    }
+
+
+def _mlflow_command(site: Site) -> list[str]:
+    return [
+        *(program("mlflow"), "server", "--host", "127.0.0.1", "--port", str(site.ports["mlflow"]), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{site.home / 'mlflow' / 'mlflow.db'}"),
+        *("--artifacts-destination", f"s3://{MLFLOW_BUCKET}", "--serve-artifacts"),
+    ]
+
+
+def _mlflow_variables(site: Site) -> dict[str, str]:
+    endpoint = f"http://127.0.0.1:{site.ports['s3']}"
+    # Job execution (LLM judges in the server) would be three more processes.
+    return {
+        **QUIET,
+        **_keys(site),
+        "AWS_ENDPOINT_URL": endpoint,
+        "MLFLOW_S3_ENDPOINT_URL": endpoint,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+
+
+RAY_PORTS = {
+    "ray-gcs": "port",
+    "ray-raylet": "node-manager-port",
+    "ray-objects": "object-manager-port",
+    "ray-agent": "dashboard-agent-listen-port",
+    "ray-agent-grpc": "dashboard-agent-grpc-port",
+    "ray-environments": "runtime-env-agent-port",
+    "ray-metrics": "metrics-export-port",
+}
+
+
+def _ray_command(site: Site) -> list[str]:
+    return [
+        *(sys.executable, "-m", "infra.stack.ray_head", "start", "--head", "--block"),
+        "--node-ip-address=127.0.0.1",
+        *(f"--{option}={site.ports[name]}" for name, option in RAY_PORTS.items()),
+        "--include-dashboard=false",
+        "--include-log-monitor=false",
+        "--no-monitor",
+        "--disable-usage-stats",
+        f"--num-cpus={os.cpu_count()}",
+        f"--object-store-memory={RAY_OBJECT_STORE_BYTES}",
+        f"--temp-dir={ray_directory(site.home)}",
+    ]
+
+
+def _ray_variables(site: Site) -> dict[str, str]:
+    # Ray's workers inherit what the head has, so this is also what the actors know of the stack.
+    variables = site.client_environment()
+    del variables["RAY_ADDRESS"]
+    return variables
+
+
+def _ray_probe(site: Site, started_at: float, timeout_s: float) -> None:
+    for port in ("ray-gcs", "ray-raylet"):
+        probes.grpc_health(site.ports[port], site.keys["ray_auth_token"], timeout_s=timeout_s)
+
+
+def _worker_command(site: Site) -> list[str]:
+    # One flow run at a time: a run uses every core of the machine, so a second one waits its turn in the queue.
+    return [
+        *(program("prefect"), "--no-prompt", "worker", "start", "--pool", WORK_POOL, "--type", "process"),
+        *("--name", WORKER_NAME, "--limit", "1", "--install-policy", "never"),
+    ]
+
+
+def _worker_probe(site: Site, started_at: float, timeout_s: float) -> None:
+    api = f"http://127.0.0.1:{site.ports['prefect']}/api"
+    probes.worker_online(api, WORK_POOL, WORKER_NAME, started_at, timeout_s=timeout_s)
+
+
+def _http(port: str, path: str) -> Callable[[Site, float, float], None]:
+    return lambda site, started_at, timeout_s: probes.http(
+        f"http://127.0.0.1:{site.ports[port]}{path}", timeout_s=timeout_s
+    )
+
+
+def _project_root(site: Site) -> Path:
+    return Path(__file__).resolve().parents[2]
+
+
+SERVICES: tuple[Service, ...] = (
+    Service(
+        "s3",
+        ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin"),
+        _s3_command,
+        _keys,
+        _s3_probe,
+        lambda site: f"http://127.0.0.1:{site.ports['s3']}",
+        paired=True,
+    ),
+    Service(
+        "prefect",
+        ("prefect",),
+        lambda site: [
+            *(program("prefect"), "--no-prompt", "server", "start"),
+            *("--host", "127.0.0.1", "--port", str(site.ports["prefect"]), "--analytics-off"),
+        ],
+        _prefect_variables,
+        _http("prefect", "/api/health"),
+        lambda site: f"http://127.0.0.1:{site.ports['prefect']}",
+    ),
+    Service(
+        "mlflow",
+        ("mlflow",),
+        _mlflow_command,
+        _mlflow_variables,
+        _http("mlflow", "/health"),
+        lambda site: f"http://127.0.0.1:{site.ports['mlflow']}",
+    ),
+    Service(
+        "ray",
+        tuple(RAY_PORTS),
+        _ray_command,
+        _ray_variables,
+        _ray_probe,
+        lambda site: f"127.0.0.1:{site.ports['ray-gcs']}",
+        cwd=_project_root,
+    ),
+    Service(
+        "worker",
+        (),
+        _worker_command,
+        lambda site: site.client_environment(),
+        _worker_probe,
+        lambda site: f"work pool {WORK_POOL}",
+        after="prefect",
+        cwd=_project_root,
+    ),
+)

@@ -1,0 +1,328 @@
+"""`up`, `down` and `status` of the embedded stack.
+
+`up` is a reconciliation, not a script: it compares what should run with what does, service by service, and starts only
+what is missing, dead, or started with other settings. Starts go in parallel (each server spends most of its start
+importing), the waiting is one loop with one deadline. Processes run in sessions of their own, so that Ctrl-C in the
+terminal that started them does not reach them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from components.failures import DeadlineExceeded, InfrastructureError
+from infra.stack import processes
+from infra.stack.home import credentials, home_directory, locked, prepare, read_state, write_state
+from infra.stack.ports import GRPC_OFFSET, choose, free
+from infra.stack.probes import Unhealthy
+from infra.stack.profile import ENDPOINTS, environment, profile
+from infra.stack.services import SERVICES, Service, Site
+
+PROBE_S = 5.0
+# A live server on a machine that computes hard may answer late; a restart in the middle of a run costs far more.
+PATIENCE_S = 20.0
+LOG_TAIL_LINES = 15
+LARGEST_LOG_BYTES = 20 << 20
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """state: healthy | unhealthy (alive, but the probe failed: `detail` says why) | stopped."""
+
+    name: str
+    state: Literal["healthy", "unhealthy", "stopped"]
+    url: str
+    pid: int | None = None
+    uptime_s: float | None = None
+    detail: str = ""
+    log: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class StackState:
+    """What `up` found and did. started: services this call started; notes: what a person should know (a moved port)."""
+
+    home: Path
+    profile: Literal["local", "cluster"]
+    environment: dict[str, str]
+    services: list[ServiceStatus]
+    started: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def up(
+    home: Path | str | None = None, *, deadline_s: float = 120.0, report: Callable[[str], None] | None = None
+) -> StackState:
+    """Brings every service to health. Safe to call at any time; starts nothing in the cluster profile.
+
+    Args:
+        report: called with one line per service that becomes healthy.
+
+    Raises:
+        BadInput: the home or the environment cannot be used.
+        InfrastructureError: a service ended at its start (the message has its last log lines), or the disk is full.
+        DeadlineExceeded: a service was not healthy in time, or another `up` held the lock.
+    """
+    began = time.monotonic()
+    place = home_directory(home)
+    if profile() == "cluster":
+        return StackState(place, "cluster", environment(place), [])
+    prepare(place)
+    with locked(place, deadline_s=deadline_s):
+        work = _Work(place, began + deadline_s, report or (lambda line: None))
+        try:
+            work.reconcile()
+        except _PortTaken:
+            work.reconcile()  # the second time it moves to other ports
+        return StackState(
+            place,
+            "local",
+            environment(place),
+            [_local_status(service, work.site(), work.state) for service in SERVICES],
+            started=work.started,
+            notes=work.notes,
+            seconds=time.monotonic() - began,
+        )
+
+
+def down(home: Path | str | None = None, *, deadline_s: float = 60.0) -> list[int]:
+    """Ends this home's processes and everything they started. Returns the pids that ran; empty when none did.
+
+    Raises:
+        DeadlineExceeded: another `up` or `down` held the lock for `deadline_s`.
+    """
+    place = home_directory(home)
+    if profile() == "cluster" or not place.is_dir():
+        return []
+    with locked(place, deadline_s=deadline_s):
+        state = read_state(place)
+        ended = processes.end(
+            {processes.mark_of(place, service.name): _leader(state, service.name) for service in SERVICES}
+        )
+        write_state(place, {**state, "services": {}})
+        return ended
+
+
+def status(home: Path | str | None = None) -> list[ServiceStatus]:
+    """Probes every service, in parallel; changes nothing. In the cluster profile: the endpoints, not probed here."""
+    place = home_directory(home)
+    if profile() == "cluster":
+        values = environment(place)
+        return [ServiceStatus(name, "healthy", values[name], detail="given, not probed") for name in ENDPOINTS]
+    state = read_state(place) if place.is_dir() else {"ports": {}, "services": {}}
+    if not state["services"]:
+        return [ServiceStatus(service.name, "stopped", "") for service in SERVICES]
+    site = Site(place, state["ports"], credentials(place))
+    with ThreadPoolExecutor(len(SERVICES)) as pool:
+        return list(pool.map(lambda service: _local_status(service, site, state), SERVICES))
+
+
+def _leader(state: dict[str, Any], name: str) -> processes.Identity | None:
+    record = state["services"].get(name)
+    return processes.Identity(record["pid"], record["started"]) if record else None
+
+
+def _local_status(service: Service, site: Site, state: dict[str, Any]) -> ServiceStatus:
+    leader = _leader(state, service.name)
+    log = str(_log(site.home, service.name))
+    if not processes.alive(leader):
+        detail = "ended without `ringflow down`" if leader else ""
+        return ServiceStatus(service.name, "stopped", "", detail=detail, log=log)
+    since = state["services"][service.name]["since"]
+    reason = _ill(service, site, since)
+    return ServiceStatus(
+        service.name,
+        "unhealthy" if reason else "healthy",
+        service.url(site),
+        pid=leader.pid if leader else None,
+        uptime_s=round(time.time() - since, 1),
+        detail=reason or "",
+        log=log,
+    )
+
+
+def _ill(service: Service, site: Site, since: float, timeout_s: float = PROBE_S) -> str | None:
+    try:
+        service.probe(site, since, timeout_s)
+    except Unhealthy as error:
+        return str(error)
+    return None
+
+
+def _log(home: Path, name: str) -> Path:
+    return home / "logs" / f"{name}.log"
+
+
+def _tail(log: Path) -> str:
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return "(no log was written)"
+    return "\n".join(f"    {line}" for line in lines[-LOG_TAIL_LINES:]) or "    (the log is empty)"
+
+
+class _Work:
+    """One reconciliation, under the home's lock."""
+
+    def __init__(self, home: Path, give_up: float, report: Callable[[str], None]) -> None:
+        self.home, self.give_up, self.report = home, give_up, report
+        self.keys = credentials(home, create=True)
+        self.state = read_state(home)
+        self.started: list[str] = []
+        self.notes: list[str] = []
+
+    def site(self) -> Site:
+        return Site(self.home, self.state["ports"], self.keys)
+
+    def reconcile(self) -> None:
+        self._choose_ports()
+        keep = self._healthy_now()
+        waiting = [service for service in SERVICES if service.name not in keep]
+        if not waiting:
+            return
+        processes.end(
+            {processes.mark_of(self.home, service.name): _leader(self.state, service.name) for service in waiting}
+        )
+        for service in waiting:
+            self.state["services"].pop(service.name, None)
+            self._move_taken_ports(service)
+        write_state(self.home, self.state)
+        # A moved port changes the settings of the services that were kept: those must start again with them.
+        stale = [
+            service for service in SERVICES if service.name in keep and self._digest(service) != keep[service.name]
+        ]
+        if stale:
+            processes.end({processes.mark_of(self.home, s.name): _leader(self.state, s.name) for s in stale})
+            waiting = [service for service in SERVICES if service in waiting or service in stale]
+        self._start_all(waiting)
+
+    def _choose_ports(self) -> None:
+        ports = self.state["ports"]
+        for service in SERVICES:
+            for name in service.ports:
+                if name not in ports:
+                    ports[name] = choose(ports.values(), paired=service.paired)
+
+    def _move_taken_ports(self, service: Service) -> None:
+        ports = self.state["ports"]
+        for name in service.ports:
+            if free(ports[name]) and (not service.paired or free(ports[name] + GRPC_OFFSET)):
+                continue
+            moved = choose(ports.values(), paired=service.paired)
+            self.notes.append(f"{service.name}: port {ports[name]} is in use by another program; moved to {moved}")
+            ports[name] = moved
+
+    def _digest(self, service: Service) -> str:
+        """Changes when the service would be started with other settings (another port or key, an upgraded command)."""
+        site = self.site()
+        settings = json.dumps([service.command(site), service.variables(site)], sort_keys=True)
+        return hashlib.sha256(settings.encode()).hexdigest()[:16]
+
+    def _healthy_now(self) -> dict[str, str]:
+        """Services to leave alone: name -> digest of their settings."""
+
+        def check(service: Service) -> tuple[str, str] | None:
+            leader = _leader(self.state, service.name)
+            record = self.state["services"].get(service.name)
+            if record is None or record["digest"] != self._digest(service):
+                return None
+            patience = min(time.monotonic() + PATIENCE_S, self.give_up)
+            while processes.alive(leader):
+                if _ill(service, self.site(), record["since"]) is None:
+                    return service.name, record["digest"]
+                if time.monotonic() > patience:
+                    return None
+                time.sleep(0.5)
+            return None
+
+        with ThreadPoolExecutor(len(SERVICES)) as pool:
+            return dict(found for found in pool.map(check, SERVICES) if found is not None)
+
+    def _start_all(self, services: list[Service]) -> None:
+        ready = {service.name for service in SERVICES} - {service.name for service in services}
+        to_start, running = list(services), list[Service]()
+        while to_start or running:
+            for service in [service for service in to_start if service.after is None or service.after in ready]:
+                to_start.remove(service)
+                running.append(service)
+                self._start(service)
+            for service in list(running):
+                if self._became_healthy(service):
+                    running.remove(service)
+                    ready.add(service.name)
+                    self.started.append(service.name)
+                    self.report(f"{service.name}: {service.url(self.site())}")
+            time.sleep(0.1)
+
+    def _start(self, service: Service) -> None:
+        site, log = self.site(), _log(self.home, service.name)
+        if log.exists() and log.stat().st_size > LARGEST_LOG_BYTES:
+            os.replace(log, log.with_suffix(".log.1"))
+        mark = {processes.MARK: processes.mark_of(self.home, service.name)}
+        try:
+            leader = processes.start(
+                service.command(site),
+                environment={**_inherited(), **service.variables(site), **mark},
+                log=log,
+                cwd=service.cwd(site),
+            )
+        except OSError as error:
+            raise InfrastructureError(f"{service.name} could not be started: {error}. Run: make install") from error
+        self.state["services"][service.name] = {
+            **leader.as_json(),
+            "digest": self._digest(service),
+            "since": time.time(),
+        }
+        write_state(self.home, self.state)
+
+    def _became_healthy(self, service: Service) -> bool:
+        leader = _leader(self.state, service.name)
+        # Asked before the probe, so that another program on our port cannot pass for a server that has ended.
+        if not processes.alive(leader):
+            self._ended_at_start(service)
+        reason = _ill(service, self.site(), self.state["services"][service.name]["since"], timeout_s=2.0)
+        if reason is not None and time.monotonic() > self.give_up:
+            log = _log(self.home, service.name)
+            tail = _tail(log)
+            processes.end({processes.mark_of(self.home, service.name): leader})
+            raise DeadlineExceeded(
+                f"{service.name} was started but did not become healthy in time ({reason}), and was stopped. "
+                f"Last lines of {log}:\n{tail}"
+            )
+        return reason is None and processes.alive(leader)
+
+    def _ended_at_start(self, service: Service) -> None:
+        log = _log(self.home, service.name)
+        tail = _tail(log)
+        leader = _leader(self.state, service.name)
+        processes.end({processes.mark_of(self.home, service.name): leader})
+        del self.state["services"][service.name]
+        write_state(self.home, self.state)
+        if any(not free(self.state["ports"][name]) for name in service.ports):
+            raise _PortTaken(f"{service.name} ended at its start and one of its ports is in use. {log}:\n{tail}")
+        raise InfrastructureError(
+            f"{service.name} ended at its start. Last lines of {log}:\n{tail}\n"
+            "The other services keep running: correct the cause and run `ringflow up` again, or `ringflow down`"
+        )
+
+
+class _PortTaken(InfrastructureError):
+    """Another program took a port between the choice and the start."""
+
+
+def _inherited() -> dict[str, str]:
+    """This process's environment without the settings of other stacks, servers and thread pools."""
+    foreign = ("PREFECT_", "MLFLOW_", "RAY_", "AWS_", "RINGFLOW_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
