@@ -95,8 +95,15 @@ class Store:
         provenance: Provenance,
         contract: ModelContract | None = None,
         summary: Mapping[str, float | int | str] | None = None,
+        node: str = "",
     ) -> ArtifactRef:
         """Uploads `directory` as an attempt and commits it; another run's artifact if that was committed first.
+
+        Args:
+            lease: held for the fingerprint; its `stage` is the stage's folder in the store.
+            directory: everything below it becomes the artifact.
+            identity: what the fingerprint is the digest of.
+            node: the DAG node people know it by (`rlvr-1`); the lease's stage when empty. Not part of the identity.
 
         Raises LeaseLost when the lease is gone just before the commit; IntegrityError when the identity is not the
         fingerprint's or the directory changed during the upload; BadInput for an empty directory.
@@ -113,7 +120,7 @@ class Store:
         prefix = f"{root}/attempts/{attempt}"
         manifest = Manifest(
             kind=kind,
-            stage=lease.stage,
+            stage=node or lease.stage,
             fingerprint=lease.fingerprint,
             identity=dict(identity),
             files=entries,

@@ -9,6 +9,7 @@ second is looked up before it is logged.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import threading
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.artifacts.ref import ArtifactRef
-from components.failures import DeadlineExceeded, InfrastructureError
+from components.failures import BadInput, DeadlineExceeded, InfrastructureError
 from components.lineage.tracker import DIGEST_CHARACTERS, MODEL_KINDS, RunStatus, artifact_tags, tracker_errors
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ SEND_EVERY_S = 2.0
 OUTAGE_LIMIT_S = 120.0
 
 
+def metric_name(name: str) -> str:
+    """`math/avg@8` -> `math/avg_at_8`: MLflow allows letters, digits and `_-. :/` in names."""
+    return re.sub(r"[^\w\-. :/]", "_", name.replace("@", "_at_"), flags=re.ASCII)
+
+
 class StageRun:
     """Made by Tracker.stage_run. Call `finish` (or leave the `with` block) to stop its thread."""
 
@@ -38,7 +44,8 @@ class StageRun:
         self._buffer: list[Any] = []
         self._steps: dict[tuple[str, str], set[int]] = {}
         self._lock, self._sending = threading.Lock(), threading.Lock()
-        self._failed_since, self._failure = 0.0, ""
+        self._failed_since, self._failure, self._rejected = 0.0, "", False
+        self._models: dict[str, str | None] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send_until_stopped, name=f"metrics-{node}", daemon=True)
         self._thread.start()
@@ -58,9 +65,12 @@ class StageRun:
 
         if self._failed_since and time.monotonic() - self._failed_since > OUTAGE_LIMIT_S:
             raise InfrastructureError(f"metrics of {self.node} not accepted for {OUTAGE_LIMIT_S:g} s: {self._failure}")
-        model_id = self.tracker.model_id(model) if model else None
+        if self._rejected:
+            raise BadInput(f"MLflow refuses metrics of {self.node}: {self._failure}", where=self.url)
+        model_id = self._model_id(model) if model else None
         now = int(time.time() * 1000)
-        for name, value in values.items():
+        for spoken, value in values.items():
+            name = metric_name(spoken)
             known = self._known_steps(name, model_id)
             with self._lock:
                 if step in known:
@@ -73,6 +83,8 @@ class StageRun:
         point are never logged again. Raises DeadlineExceeded with the last error otherwise."""
         began = time.monotonic()
         while not self._send():
+            if self._rejected:
+                raise BadInput(f"MLflow refuses metrics of {self.node}: {self._failure}", where=self.url)
             if time.monotonic() - began > deadline_s:
                 raise DeadlineExceeded(f"metrics of {self.node} not stored within {deadline_s:g} s: {self._failure}")
             time.sleep(0.5)
@@ -125,6 +137,11 @@ class StageRun:
         if not self._stop.is_set():
             self.finish("FINISHED" if kind is None else "FAILED")
 
+    def _model_id(self, ref: ArtifactRef) -> str | None:
+        if self._models.get(ref.manifest_sha256) is None:
+            self._models[ref.manifest_sha256] = self.tracker.model_id(ref)
+        return self._models[ref.manifest_sha256]
+
     def _known_steps(self, name: str, model_id: str | None) -> set[int]:
         key = (name, model_id or "")
         if key not in self._steps:
@@ -149,6 +166,7 @@ class StageRun:
             except Exception as error:
                 self._failure = f"{type(error).__name__}: {error}"
                 self._failed_since = self._failed_since or time.monotonic()
+                self._rejected = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
                 return False
             self._failed_since, self._failure = 0.0, ""
             with self._lock:
