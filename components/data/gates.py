@@ -1,0 +1,271 @@
+"""Quality gates on Great Expectations: one suite per split, severity decides, Data Docs beside the artifact.
+
+The suites look at columns of statistics (components.data.statistics), so their cost does not grow with text length. A
+critical expectation that fails stops the stage with the expectation, the observed value and example records; a warning
+is returned and shown. `CheckpointResult.success` is False for any failure, warnings too, so severity is read per result.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from components.failures import BadInput
+from components.recipe.data import GateConfig
+
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Expect:
+    """One expectation: a column (or the table, when `column` is empty), what must hold, and what failing means.
+
+    kind: true (every value is True), mean (column mean in [low, high]), range (every value in [low, high]), rows.
+    mostly: share of the values that must hold, for `true` and `range`.
+    """
+
+    kind: Literal["true", "false", "mean", "range", "rows"]
+    column: str
+    severity: Literal["critical", "warning"]
+    meaning: str
+    low: float | None = None
+    high: float | None = None
+    mostly: float = 1.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An expectation that failed."""
+
+    suite: str
+    severity: str
+    meaning: str
+    expectation: str
+    column: str
+    observed: str
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shown = f"; for example {', '.join(self.examples)}" if self.examples else ""
+        seen = f"{self.expectation} on {self.column or 'the table'}, observed {self.observed}"
+        return f"{self.suite}: {self.meaning} ({seen}){shown}"
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """findings: everything that failed. evaluated: expectations run. docs: index.html of the Data Docs."""
+
+    findings: tuple[Finding, ...]
+    evaluated: int
+    docs: Path
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity != "critical")
+
+    @property
+    def critical(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity == "critical")
+
+    def require(self, where: str) -> None:
+        """Raises BadInput when a critical expectation failed."""
+        if self.critical:
+            more = f" (and {len(self.critical) - 1} more)" if len(self.critical) > 1 else ""
+            raise BadInput(
+                f"a critical data gate failed: {self.critical[0]}{more}",
+                where=where,
+                remedy="Correct the sources, or set the gate in the recipe under corpus.gates",
+            )
+
+
+def suite(split: str, config: GateConfig, context_length: int | None = None) -> list[Expect]:
+    """The expectations of a split: pretrain, sft, rl, preference, preference_heldout, benchmark or ingestion."""
+    if split == "ingestion":
+        return [
+            Expect(
+                "range",
+                "malformed_fraction",
+                "critical",
+                "too many malformed records",
+                0,
+                config.max_malformed_fraction,
+            ),
+            Expect("true", "has_licence", "warning", "sources without a licence"),
+        ]
+    least = 1 if split in ("benchmark", "preference_heldout") else config.min_records
+    common = [
+        Expect("rows", "", "critical", "too few records", low=least),
+        Expect("true", "prompt_nonempty", "critical", "records without a prompt or text"),
+        Expect("mean", "duplicate", "critical", "too many exact duplicates", high=config.max_duplicate_fraction),
+        Expect("false", "in_other_split", "warning", "questions that also stand in another split"),
+        Expect("range", "tokens", "critical", "records without tokens", low=1),
+    ]
+    if context_length:
+        common.append(
+            Expect("range", "tokens", "warning", "records longer than the context", high=context_length, mostly=0.99)
+        )
+        common.append(
+            Expect(
+                "range",
+                "tokens",
+                "critical",
+                "most records are longer than the context",
+                high=context_length,
+                mostly=0.5,
+            )
+        )
+    own = {
+        "pretrain": [Expect("mean", "repetition", "warning", "repetitive text", high=0.4)],
+        "sft": [
+            Expect("true", "response_nonempty", "critical", "records without a response"),
+            Expect("true", "has_think", "warning", "responses without one closed <think> part", mostly=0.9),
+            Expect("true", "has_answer", "warning", "responses without an answer after the thinking", mostly=0.99),
+            Expect("mean", "repetition", "warning", "repetitive responses", high=0.4),
+        ],
+        "rl": [Expect("true", "has_reference", "critical", "prompts whose verifier has no reference")],
+        "benchmark": [Expect("true", "has_reference", "critical", "items whose verifier has no reference")],
+        "preference": [
+            Expect("true", "replies_differ", "critical", "pairs whose replies are the same", mostly=0.98),
+            Expect("true", "response_nonempty", "warning", "pairs with an empty chosen reply"),
+        ],
+    }
+    own["preference_heldout"] = own["preference"]
+    return common + own[split]
+
+
+def run_gates(
+    tables: Mapping[str, tuple[Sequence[Expect], Mapping[str, Sequence[Any]]]], directory: Path
+) -> GateReport:
+    """Validates every table and writes Data Docs and results.json into `directory`.
+
+    Args:
+        tables: {suite name: (expectations, columns)}; every table has a column `id` that examples are named by. An
+            empty table is judged by its row count alone.
+    """
+    import great_expectations as gx
+    import pandas as pd
+    from great_expectations.core.run_identifier import RunIdentifier
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    for name in ("great_expectations", "great_expectations.data_context"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    directory = Path(directory).resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    for site in list(context.list_data_docs_sites()):
+        context.delete_data_docs_site(site)
+    context.add_data_docs_site(
+        "gates",
+        {
+            "class_name": "SiteBuilder",
+            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(directory / "docs")},
+        },
+    )
+    source = context.data_sources.add_pandas("records")
+    findings: list[Finding] = []
+    results: dict[str, Any] = {}
+    evaluated = 0
+    for name, (expectations, table) in tables.items():
+        frame = pd.DataFrame({column: list(values) for column, values in table.items()})
+        used = [expect for expect in expectations if expect.kind == "rows" or expect.column in frame.columns]
+        definition = context.validation_definitions.add(
+            gx.ValidationDefinition(
+                name=name,
+                data=source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all"),
+                suite=context.suites.add(
+                    gx.ExpectationSuite(name=name, expectations=[_expectation(expect) for expect in used])
+                ),
+            )
+        )
+        checkpoint = context.checkpoints.add(
+            gx.Checkpoint(
+                name=name,
+                validation_definitions=[definition],
+                result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES},
+            )
+        )
+        (outcome,) = checkpoint.run(
+            batch_parameters={"dataframe": frame}, run_id=RunIdentifier(run_name="gate")
+        ).run_results.values()
+        evaluated += len(outcome.results)
+        results[name] = [_summary(result) for result in outcome.results]
+        findings += [_finding(name, result, frame) for result in outcome.results if not result.success]
+    # Once for all suites: the checkpoint's own UpdateDataDocsAction would rebuild the index for every one.
+    context.build_data_docs()
+    findings.sort(key=lambda finding: (finding.severity != "critical", finding.suite, finding.meaning))
+    (directory / "results.json").write_text(
+        json.dumps({"suites": results, "findings": [asdict(finding) for finding in findings]}, indent=1) + "\n"
+    )
+    return GateReport(tuple(findings), evaluated, directory / "docs" / "index.html")
+
+
+def _expectation(expect: Expect):
+    import great_expectations.expectations as gxe
+    from great_expectations.expectations.metadata_types import FailureSeverity
+
+    common = {"severity": FailureSeverity(expect.severity), "meta": {"meaning": expect.meaning}}
+    if expect.kind == "rows":
+        return gxe.ExpectTableRowCountToBeBetween(min_value=int(expect.low or 0), **common)
+    if expect.kind in ("true", "false"):
+        return gxe.ExpectColumnValuesToBeInSet(
+            column=expect.column, value_set=[expect.kind == "true"], mostly=expect.mostly, **common
+        )
+    if expect.kind == "mean":
+        return gxe.ExpectColumnMeanToBeBetween(
+            column=expect.column, min_value=expect.low, max_value=expect.high, **common
+        )
+    return gxe.ExpectColumnValuesToBeBetween(
+        column=expect.column, min_value=expect.low, max_value=expect.high, mostly=expect.mostly, **common
+    )
+
+
+def _summary(result) -> dict[str, Any]:
+    config = result.expectation_config
+    return {
+        "expectation": config.type,
+        "column": config.kwargs.get("column", ""),
+        "meaning": (config.meta or {}).get("meaning", ""),
+        "severity": str(getattr(config.severity, "value", config.severity)),
+        "success": bool(result.success),
+        "observed": _observed(result),
+    }
+
+
+def _observed(result) -> str:
+    """What Great Expectations saw, in words."""
+    problem = result.exception_info or {}
+    if problem.get("raised_exception"):
+        return f"an error: {problem.get('exception_message')}"
+    found = result.result
+    if "observed_value" in found:
+        value = found["observed_value"]
+        return f"{float(value):.4g}" if isinstance(value, float) else str(value)
+    return f"{found.get('unexpected_count', 0)} of {found.get('element_count', 0)} unexpected"
+
+
+def _finding(name: str, result, frame) -> Finding:
+    summary = _summary(result)
+    rows = result.result.get("partial_unexpected_index_list") or []
+    if not rows and summary["column"] == "duplicate":
+        rows = list(frame.index[frame["duplicate"]])
+    return Finding(
+        suite=name,
+        severity=summary["severity"],
+        meaning=summary["meaning"],
+        expectation=summary["expectation"],
+        column=summary["column"],
+        observed=summary["observed"],
+        examples=tuple(_example(frame, row, summary["column"]) for row in rows[:EXAMPLES]),
+    )
+
+
+def _example(frame, row: int, column: str) -> str:
+    value = frame[column].iloc[row]
+    source = f" from {frame['source'].iloc[row]}" if "source" in frame.columns else ""
+    return f"{frame['id'].iloc[row]}{source} ({column}={value})"
