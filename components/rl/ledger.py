@@ -110,6 +110,9 @@ class PromptMixture:
 
     def __init__(self, parts: Sequence[tuple[Sequence[int], float]], seed: int) -> None:
         used = [(list(indices), share) for indices, share in parts if share > 0]
+        everything = [prompt for indices, _ in used for prompt in indices]
+        if not used or len(set(everything)) != len(everything):
+            raise BadInput("a prompt belongs to two parts of the mixture, or no part has a share")
         self._prompts = [indices for indices, _ in used]
         total = sum(share for _, share in used)
         self._shares = [share / total for _, share in used]

@@ -1,4 +1,4 @@
-"""Stage `rlvr`: one phase of RL with verifiable rewards. Starts from a checkpoint, leaves model/, rollouts/, metrics.jsonl."""
+"""Stage `rlvr`: one phase of RL with verifiable rewards; leaves model/, rollouts/ and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ def run_phase(
     parts: (domains, share of each step's prompts).
     open_rewards: (learners, tokenizer) -> scorer.
     """
+    from components.cluster.connect import connect
+    from components.cluster.warm import warm
     from components.model.spec import spec_for
     from components.model.tokenizer import contract, decode_response, load_tokenizer
     from components.rl.controller import train_rl
     from components.rl.ledger import PromptMixture
     from components.rl.prompts import load_prompts
     from components.rollout.group import warm_engines
-    from components.training.group import warm_learners
+    from components.training.group import LearnerGroup
 
     phase, model, execution = config.section, config.model, context.execution
     spec, tokenizer = spec_for(model), load_tokenizer(model.tokenizer)
@@ -50,13 +52,18 @@ def run_phase(
         context.seed,
     )
     start = context.fetch(inputs["model"], "model")
-    engines = warm_engines(model, phase.rollout.engine_dtype, execution)
-    learners = warm_learners(model, execution)
+
+    def learner_group(role: str) -> LearnerGroup:
+        layout = (execution.device, execution.learners, execution.threads)
+        return warm((role, model, layout), lambda: LearnerGroup(model, execution, seed=0))
+
+    connect(execution)
+    engines, learners = warm_engines(model, phase.rollout.engine_dtype, execution), learner_group("learners")
     learners.load_hf(start)
     learners.configure(phase.optimiser, phase.steps * phase.minibatches, expert_bias_rate=0.0)
     reference = None
     if phase.loss.kl_coefficient > 0:
-        frozen = warm_learners(model, execution, role="reference")
+        frozen = learner_group("reference")
         frozen.load_hf(start)
         reference = lambda sequences: [logprobs for logprobs, _ in frozen.logprobs(sequences)]  # noqa: E731
     scorer = open_rewards(learners, tokenizer)
