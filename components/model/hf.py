@@ -184,28 +184,27 @@ def write_hf_directory(
 
     The router weight and expert bias stay float32 whatever `dtype` is, as inclusionAI's releases keep them.
     """
-    from safetensors.torch import save_file
-
     directory.mkdir(parents=True, exist_ok=True)
     target = getattr(torch, dtype)
-    shards: list[dict[str, Tensor]] = [{}]
+    shard: dict[str, Tensor] = {}
+    placed: list[list[str]] = []
     used = total = 0
     for name, tensor in tensors:
         keep = torch.float32 if ".mlp.gate." in name else target
         stored = tensor.detach().to("cpu", keep, copy=True).contiguous()
         size = stored.numel() * stored.element_size()
-        if shards[-1] and used + size > shard_bytes:
-            shards.append({})
-            used = 0
-        shards[-1][name] = stored
+        if shard and used + size > shard_bytes:
+            placed.append(_save_shard(directory, len(placed), shard))
+            shard, used = {}, 0
+        shard[name] = stored
         used, total = used + size, total + size
-    names = [
-        "model.safetensors" if len(shards) == 1 else f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
-        for index in range(len(shards))
-    ]
-    for name, shard in zip(names, shards, strict=True):
-        save_file(shard, str(directory / name), metadata={"format": "pt"})
-    weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+    placed.append(_save_shard(directory, len(placed), shard))
+    weight_map = {}
+    for index, members in enumerate(placed):
+        many = f"model-{index + 1:05d}-of-{len(placed):05d}.safetensors"
+        final = "model.safetensors" if len(placed) == 1 else many
+        _partial(directory, index).rename(directory / final)
+        weight_map |= dict.fromkeys(members, final)
     _write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     _write_json(directory / "config.json", config_json(spec, tokenizer, dtype))
     _write_json(
@@ -221,6 +220,18 @@ def write_hf_directory(
     )
     (directory / CONFIGURATION_FILE).write_text(CONFIGURATION_SOURCE)
     tokenizer.save_pretrained(str(directory))
+
+
+def _partial(directory: Path, index: int) -> Path:
+    return directory / f".shard-{index}.partial"
+
+
+def _save_shard(directory: Path, index: int, shard: dict[str, Tensor]) -> list[str]:
+    """Writes one shard under a passing name, since its final one holds the number of shards; returns its tensors."""
+    from safetensors.torch import save_file
+
+    save_file(shard, str(_partial(directory, index)), metadata={"format": "pt"})
+    return list(shard)
 
 
 def read_hf_directory(directory: Path) -> tuple[LingSpec, Iterator[tuple[str, Tensor]]]:

@@ -7,13 +7,15 @@ this very process: the same class, for tests, small tools and notebooks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from collections.abc import Sequence as Many
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.failures import Diverged
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.recipe.training import OptimiserConfig
@@ -24,6 +26,25 @@ if TYPE_CHECKING:
     from components.training.learner import Learner
 
 LEARNER = "components.training.learner:Learner"
+
+
+def learner_key(model: ModelConfig, execution: ExecutionConfig) -> Hashable:
+    """What decides whether running learners fit a stage: never the weights they hold."""
+    return ("learner", model.model_dump_json(), execution.device, execution.learners, execution.threads)
+
+
+def borrow_learners(model: ModelConfig, execution: ExecutionConfig) -> AbstractContextManager[LearnerGroup]:
+    """The warm learners of this process, exclusively, for one `with` block; started when there are none.
+
+    They hold whatever the last user left: begin with load_hf, initialise or load_resume.
+    """
+    from components.cluster.connect import connect
+    from components.cluster.warm import borrow
+
+    connect(execution)
+    return borrow(
+        learner_key(model, execution), lambda: LearnerGroup(model, execution, seed=0), execution.step_deadline_s
+    )
 
 
 class LearnerGroup:
@@ -42,7 +63,7 @@ class LearnerGroup:
         self.world = 1 if in_process else execution.learners
         self._local: Learner | None = None
         self._workers: Any = None
-        self._connected = False
+        self._connected = self._broken = False
         if in_process:
             from components.training.learner import Learner
 
@@ -128,7 +149,8 @@ class LearnerGroup:
     # ---- life
 
     def alive(self) -> bool:
-        return True if self._workers is None else self._workers.alive()
+        """False once a worker died or a rank failed alone: its peers may wait in a collective for ever."""
+        return not self._broken and (self._workers is None or self._workers.alive())
 
     def close(self) -> None:
         if self._workers is not None:
@@ -152,7 +174,13 @@ class LearnerGroup:
         if self._local is not None:
             return [getattr(self._local, method)(*arguments[0])]
         self._connect()
-        return self._workers.call_each(method, arguments, self.execution.step_deadline_s)
+        try:
+            return self._workers.call_each(method, arguments, self.execution.step_deadline_s)
+        except Diverged:
+            raise  # found in global numbers, so every rank has raised it and none is left waiting
+        except BaseException:
+            self._broken = self.world > 1
+            raise
 
     def _on_first(self, method: str, *arguments: Any) -> Any:
         if self._local is not None:

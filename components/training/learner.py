@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from components.failures import BadInput, Diverged, InfrastructureError
+from components.model.architecture import check_architecture
 from components.model.builder import build_model, expert_biases, initialise, routers
 from components.model.hf import hf_state, load_hf_state, read_hf_directory, write_hf_directory
 from components.model.spec import LingSpec, spec_for
@@ -409,23 +410,6 @@ class Learner:
             for name, value in rank_maxima.items():
                 highest[name] = max(highest.get(name, -math.inf), value)
         return total, highest
-
-
-def check_architecture(found: LingSpec, wanted: LingSpec, where: str) -> None:
-    """Refuses weights of another shape.
-
-    Raises:
-        BadInput: naming the fields that differ, with both values.
-    """
-    free = {"name", "initializer_range", "max_position_embeddings", "yarn"}
-    ours, theirs = wanted.model_dump(exclude=free), found.model_dump(exclude=free)
-    different = [f"{name} {theirs[name]} (recipe: {value})" for name, value in ours.items() if theirs[name] != value]
-    if different:
-        raise BadInput(
-            f"the model is not of the recipe's architecture {wanted.name}: {', '.join(different)}",
-            where=where,
-            remedy="Choose the model.preset the checkpoint was made with",
-        )
 
 
 def _micro_batch(sequences: Many[Sequence], documents: list[int], device: str) -> MicroBatch:

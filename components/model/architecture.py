@@ -1,0 +1,25 @@
+"""Whether two specs describe the same weights."""
+
+from __future__ import annotations
+
+from components.failures import BadInput
+from components.model.spec import LingSpec
+
+# A name, how weights are drawn and how far a context reaches do not change what a tensor means.
+FREE = {"name", "initializer_range", "max_position_embeddings", "yarn"}
+
+
+def check_architecture(found: LingSpec, wanted: LingSpec, where: str) -> None:
+    """Refuses weights of another shape.
+
+    Raises:
+        BadInput: naming the fields that differ, with both values.
+    """
+    ours, theirs = wanted.model_dump(exclude=FREE), found.model_dump(exclude=FREE)
+    different = [f"{name} {theirs[name]} (recipe: {value})" for name, value in ours.items() if theirs[name] != value]
+    if different:
+        raise BadInput(
+            f"the model is not of the recipe's architecture {wanted.name}: {', '.join(different)}",
+            where=where,
+            remedy="Choose the model.preset the checkpoint was made with",
+        )
