@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from components.artifacts.context import StageContext, StageResult
 from components.artifacts.ref import ArtifactRef
-from components.data.schema import BenchmarkItem
+from components.data.jsonl import read_benchmarks
 from components.evaluation.report import write_report
 from components.evaluation.runner import codec_for, evaluate
 from components.evaluation.types import Evaluation
-from components.failures import BadInput
 from components.model.spec import spec_for
 from components.model.tokenizer import check_tokenizer, contract, load_tokenizer
-from components.rewards.scorer import RuleScorer
-from tasks.hardware import borrow_engines
+from components.recipe.evaluation import EvaluationConfig
+from components.rewards.scorer import open_scorer
+from components.rollout.group import warm_engines
 from tasks.stage import StageConfig
 
 # Where a checkpoint artifact keeps its Hugging Face directory.
@@ -24,58 +23,26 @@ MODEL = "model"
 
 def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageConfig) -> StageResult:
     """Inputs: `model` (checkpoint), `corpus`. Output: items.jsonl, scores.json, report.html."""
+    section: EvaluationConfig = config.section
     directory = context.fetch(inputs["model"], MODEL)
-    benchmarks = read_benchmarks(context.fetch(inputs["corpus"], "benchmarks"))
-    tokenizer = load_tokenizer(directory)
+    benchmarks = read_benchmarks(context.fetch(inputs["corpus"], "benchmarks").parent)
+    tokenizer, spec = load_tokenizer(directory), spec_for(config.model)
     check_tokenizer(tokenizer, load_tokenizer(config.model.tokenizer), where=str(directory))
-    spec = spec_for(config.model)
-    section = config.section
-    promise = contract(tokenizer, spec, section.engine_dtype)
-    scorer = RuleScorer()
-    try:
-        with borrow_engines(config.model, section.engine_dtype, context.execution) as engines:
-            checksum = engines.load_directory(directory)
-            evaluation = evaluate(
-                engines,
-                codec_for(tokenizer, spec.max_position_embeddings),
-                benchmarks,
-                section,
-                scorer,
-                context,
-                settings=promise.model_dump()
-                | {"stage": inputs["model"].stage, "model": inputs["model"].fingerprint, "weights_sha256": checksum},
-            )
-    finally:
-        scorer.close()
+    engines = warm_engines(config.model, section.engine_dtype, context.execution)
+    settings = {
+        **contract(tokenizer, spec, section.engine_dtype).model_dump(),
+        "stage": inputs["model"].stage,
+        "model": inputs["model"].fingerprint,
+        "weights_sha256": engines.load_directory(directory),
+    }
+    codec = codec_for(tokenizer, spec.max_position_embeddings)
+    with open_scorer() as scorer:
+        evaluation = evaluate(engines, codec, benchmarks, section, scorer, context, settings)
     evaluation.write(context.output)
     page = write_report(evaluation, context.output / "report.html", f"{inputs['model'].stage} on held-out benchmarks")
     context.attach(page, "evaluation.html")
     context.metrics(metrics(evaluation), step=0)
     return StageResult(summary=summary(evaluation))
-
-
-def read_benchmarks(directory: Path) -> dict[str, list[BenchmarkItem]]:
-    """Benchmark name -> items, from `<name>.jsonl` files, names in order.
-
-    Raises:
-        BadInput: no benchmark, or a line is not a BenchmarkItem; names file, line and field.
-    """
-    from pydantic import ValidationError
-
-    benchmarks: dict[str, list[BenchmarkItem]] = {}
-    for path in sorted(directory.glob("*.jsonl")):
-        items = []
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            try:
-                items.append(BenchmarkItem.model_validate_json(line))
-            except ValidationError as error:
-                first = error.errors()[0]
-                field = ".".join(map(str, first["loc"])) or "record"
-                raise BadInput(first["msg"], where=f"{path}:{number}: {field}") from error
-        benchmarks[path.stem] = items
-    if not benchmarks:
-        raise BadInput("the corpus has no benchmark", where=str(directory), remedy="Give corpus.benchmarks")
-    return benchmarks
 
 
 def metrics(evaluation: Evaluation) -> dict[str, float]:
