@@ -1,26 +1,146 @@
 """Checks between stages that would otherwise fail hours later: lengths, vocabulary, tokenizer and chat template.
 
-Pure reading: a recipe's numbers against each other and, for an imported base, the files of its directory.
+Only reads: the recipe's numbers against the architecture, and, for an imported base, the small files of its directory
+(config.json, tokenizer.json, tokenizer_config.json), from disk or from S3.
 """
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 from components.failures import BadInput
-from flows.graph import Graph
+from components.model.spec import LingSpec, spec_for
+from components.recipe.data import GeneratorSource
+from components.recipe.recipe import Recipe
+from components.recipe.training import ImportConfig
+
+SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+# How a base may differ from the preset: these say how long and how it was made, not what its weights fit.
+FREE_FIELDS = frozenset({"name", "max_position_embeddings", "yarn", "initializer_range"})
 
 
-def check_contracts(graph: Graph) -> None:
-    """Raises BadInput naming the recipe key."""
-    _names(graph)
+def check_contracts(recipe: Recipe, read_base: bool = True) -> None:
+    """Raises BadInput naming the recipe key and both values.
+
+    Args:
+        read_base: also open the directory of an imported base; `plan` leaves it out when the directory is elsewhere.
+    """
+    spec = spec_for(recipe.model)
+    _phase_names(recipe)
+    _lengths(recipe, spec)
+    _rules(recipe, spec)
+    if read_base and isinstance(recipe.base, ImportConfig):
+        _imported_base(recipe, recipe.base.uri, spec)
 
 
-def _names(graph: Graph) -> None:
+def _phase_names(recipe: Recipe) -> None:
     seen: dict[str, int] = {}
-    for index, phase in enumerate(graph.recipe.rlvr):
+    for index, phase in enumerate(recipe.rlvr):
         if phase.name in seen:
             raise BadInput(
-                f"the phases {seen[phase.name]} and {index} have the same name {phase.name!r}",
+                f"the phases {seen[phase.name]} and {index} are both called {phase.name!r}",
                 where=f"rlvr.{index}.name",
                 remedy="Name each phase differently",
             )
         seen[phase.name] = index
+
+
+def _lengths(recipe: Recipe, spec: LingSpec) -> None:
+    context = spec.max_position_embeddings
+    rows = {
+        "sft.sequence_length": recipe.sft.sequence_length,
+        "reward_model.sequence_length": recipe.reward_model.sequence_length,
+    }
+    if not isinstance(recipe.base, ImportConfig):
+        rows["base.sequence_length"] = recipe.base.sequence_length
+    for index, source in enumerate(recipe.corpus.sources):
+        if isinstance(source, GeneratorSource):
+            rows[f"corpus.sources.{index}.max_tokens"] = source.max_tokens
+    answers = {f"rlvr.{i}.rollout.max_new_tokens": p.rollout.max_new_tokens for i, p in enumerate(recipe.rlvr)}
+    answers["rlhf.rollout.max_new_tokens"] = recipe.rlhf.rollout.max_new_tokens
+    answers["evaluate.max_new_tokens"] = recipe.evaluate.max_new_tokens
+    for key, length in rows.items():
+        if length > context:
+            raise _too_long(key, length, context)
+    for key, length in answers.items():
+        if length >= context:
+            raise _too_long(key, length, context, " and leaves no room for a prompt")
+
+
+def _too_long(key: str, length: int, context: int, more: str = "") -> BadInput:
+    return BadInput(
+        f"{length} tokens do not fit the model's context of {context}{more}",
+        where=key,
+        remedy="Lower it, or raise model.max_position",
+    )
+
+
+def _rules(recipe: Recipe, spec: LingSpec) -> None:
+    if recipe.sft.entropy_low > recipe.sft.entropy_high:
+        raise BadInput(
+            f"entropy_low {recipe.sft.entropy_low:g} is above entropy_high {recipe.sft.entropy_high:g}",
+            where="sft.entropy_low",
+        )
+    execution = recipe.execution
+    if spec.num_experts % execution.expert_parallel:
+        raise BadInput(
+            f"{spec.num_experts} experts cannot be split over {execution.expert_parallel} devices",
+            where="execution.expert_parallel",
+            remedy=f"Use a divisor of {spec.num_experts}",
+        )
+    if spec.num_attention_heads % execution.tensor_parallel:
+        raise BadInput(
+            f"{spec.num_attention_heads} attention heads cannot be split over {execution.tensor_parallel} devices",
+            where="execution.tensor_parallel",
+            remedy=f"Use a divisor of {spec.num_attention_heads}",
+        )
+
+
+def _imported_base(recipe: Recipe, uri: str, spec: LingSpec) -> None:
+    from components.artifacts.objects import open_objects
+    from components.model.hf_config import spec_from_config
+    from components.model.tokenizer import check_tokenizer, contract, load_tokenizer
+
+    with tempfile.TemporaryDirectory(prefix="ringflow-base-") as name:
+        directory, objects = Path(name), open_objects(uri)
+        for file in SMALL_FILES:
+            if not objects.get(file, directory / file):
+                raise BadInput(
+                    f"the base model has no {file}",
+                    where=f"base.uri: {uri}",
+                    remedy="Name a Hugging Face BailingMoeV2 directory with config.json and a fast tokenizer",
+                )
+        objects.get("chat_template.jinja", directory / "chat_template.jinja")
+        found = spec_from_config(directory / "config.json")
+        _same_architecture(found, spec, uri, recipe.model.preset)
+        tokenizer, expected = load_tokenizer(directory), load_tokenizer(recipe.model.tokenizer)
+        check_tokenizer(tokenizer, expected, f"base.uri: {uri}")
+        theirs, ours = contract(tokenizer, found), contract(expected, spec)
+        for field, advice in (
+            ("eos_token_id", "Use one tokenizer for both"),
+            ("chat_template_sha256", "SFT teaches one template: set model.tokenizer to the base model's directory"),
+        ):
+            if getattr(theirs, field) != getattr(ours, field):
+                raise BadInput(
+                    f"the base model's {field} is {getattr(theirs, field)}, the recipe's {getattr(ours, field)}",
+                    where=f"base.uri: {uri}",
+                    remedy=advice,
+                )
+        if found.max_position_embeddings < spec.max_position_embeddings and spec.yarn is None:
+            raise BadInput(
+                f"the base model's context is {found.max_position_embeddings}, "
+                f"the recipe's {spec.max_position_embeddings}",
+                where=f"base.uri: {uri}",
+                remedy=f"Set model.max_position to {found.max_position_embeddings}",
+            )
+
+
+def _same_architecture(found: LingSpec, spec: LingSpec, uri: str, preset: str) -> None:
+    for field in type(spec).model_fields:
+        if field not in FREE_FIELDS and getattr(found, field) != getattr(spec, field):
+            raise BadInput(
+                f"the base model has {field} {getattr(found, field)}, the preset {preset} {getattr(spec, field)}",
+                where=f"base.uri: {uri}",
+                remedy="Choose the preset of this model, or another base",
+            )

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import get_run_context
 from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled as CancelledState
@@ -22,16 +22,22 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from components.artifacts.process import ProcessIdentity
 from components.artifacts.store import Store
+from components.recipe.load import LoadedRecipe
 from flows.board import PlainBoard
 from flows.graph import Graph
+from flows.prefect_api import run_url
 from flows.request import RunRequest
 from flows.result import RunResult, collect
+from flows.shown import show_result, tags_of
+from flows.watch import Watcher, release_workers
 from tasks.board import Board
+from tasks.lineage import RunTracker
 from tasks.runner import stage_task
 from tasks.session import Session
 
 log = logging.getLogger(__name__)
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 # After a wish to stop: how long stages may take to notice before the process leaves them behind, with their leases.
 STOP_DEADLINE_S = 20.0
 
@@ -72,52 +78,81 @@ def flow_run_name() -> str:
 def ring(request: RunRequest) -> State:
     """Runs a Ring recipe: data decontamination, SFT, RLVR, RLHF, evaluation and release."""
     global _last
-    graph, _loaded = request.load()
+    graph, loaded = request.load()
     flow_run = get_run_context().flow_run
     board = _board or PlainBoard()
-    session = _session(graph, request, str(flow_run.id), board)
+    session = _session(graph, loaded, request, flow_run, board)
     began = time.time()
     interrupted: BaseException | None = None
     futures: dict[str, Any] = {}
-    try:
-        for node in graph.nodes.values():
-            inputs = {name: futures[source] for name, source in node.inputs.items()}
-            futures[node.name] = stage_task(node, session).submit(node, session, inputs)
-        for future in futures.values():
-            future.wait()
-    except (KeyboardInterrupt, TerminationSignal) as error:
-        interrupted = error
-        session.stop.set("interrupted" if isinstance(error, KeyboardInterrupt) else "asked to terminate")
-        _wind_down(futures)
-    finally:
-        _release()
+    with Watcher(str(flow_run.id), session.stop):
+        try:
+            for node in graph.nodes.values():
+                inputs = {name: futures[source] for name, source in node.inputs.items()}
+                futures[node.name] = stage_task(node, session).submit(node, session, inputs)
+            for future in futures.values():
+                future.wait()
+        except (KeyboardInterrupt, TerminationSignal) as error:
+            interrupted = error
+            session.stop.set("interrupted" if isinstance(error, KeyboardInterrupt) else "asked to terminate")
+            _wind_down(futures)
+    release_workers()
     for name in graph.nodes:
         if name not in session.outcomes:
-            session.outcomes[name] = {"state": "skipped"}
-            board.state(name, "skipped", "an input is missing")
-    result = collect(graph, session.outcomes, str(flow_run.id), flow_run.name, began)
+            session.outcomes[name] = {"state": "stopped" if session.stop.is_set() else "skipped"}
+            board.state(name, "skipped", "" if session.stop.is_set() else "an input is missing")
+    result = collect(graph, session.outcomes, str(flow_run.id), flow_run.name, began, session.tracker.url)
+    result = _close(session, result)
     _last = result
     if isinstance(interrupted, TerminationSignal):
         raise interrupted
-    if interrupted is not None:
+    if result.cancelled:
         return CancelledState(message=result.message())
     return Completed(message=result.message()) if result.succeeded else Failed(message=result.message())
 
 
-def _session(graph: Graph, request: RunRequest, run_id: str, board: Board) -> Session:
+def _close(session: Session, result: RunResult) -> RunResult:
+    """Report, Prefect page and the end of the MLflow run. The stages' results are committed already."""
+    show_result(result)
+    session.tracker.finish("FINISHED" if result.succeeded else "KILLED" if result.cancelled else "FAILED", {})
+    return result
+
+
+def _session(graph: Graph, loaded: LoadedRecipe, request: RunRequest, flow_run: FlowRun, board: Board) -> Session:
+    """Opens the store and the lineage of this run; both answer within seconds or the run ends with the reason."""
     home = Path(os.environ.get("RINGFLOW_HOME", ".ringflow")).absolute()
     store = Store.open(os.environ.get("RINGFLOW_STORE"), home / "cache")
     store.check()
+    run_id = str(flow_run.id)
+    tracker = RunTracker(os.environ.get("MLFLOW_TRACKING_URI", ""), graph.recipe.execution.project)
+    tracker.start(flow_run.name, tags_of(loaded, flow_run, run_url(run_id), code_version(REPOSITORY)))
     return Session(
         store=store,
-        tracker=None,
+        tracker=tracker,
         board=board,
         execution=graph.recipe.execution,
         work=_work(home),
         run_id=request.repeat_of or run_id,
         allowed=frozenset(graph.selection(request.start_at, request.only)),
         forced=frozenset(graph.require(request.force, "--force")),
+        repository=REPOSITORY,
     )
+
+
+def code_version(repository: Path) -> dict[str, str]:
+    """Tags git.commit and git.dirty; empty where there is no git."""
+    import subprocess
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(repository), *arguments]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return ""
+
+    commit = git("rev-parse", "HEAD")
+    dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
+    return {"git.commit": commit, "git.dirty": str(dirty).lower()} if commit else {}
 
 
 def _work(home: Path) -> Path:
@@ -140,20 +175,9 @@ def _work(home: Path) -> Path:
 
 
 def _wind_down(futures: dict[str, Any]) -> None:
-    """Ends workers, then waits for the stages that were blocked on them; gives up on those that do not notice."""
+    """Waits for the stages that were told to stop (the watcher frees the blocked ones); gives up on the others."""
     deadline = time.monotonic() + STOP_DEADLINE_S
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(_release)
     for name, future in futures.items():
         future.wait(timeout=max(deadline - time.monotonic(), 0.1))
         if not future.state.is_final():
             log.error("stage %s did not stop within %g s; leaving it behind", name, STOP_DEADLINE_S)
-
-
-def _release() -> None:
-    """Ends warm learners and engines, if this process ever started any."""
-    import sys
-
-    warm = sys.modules.get("components.cluster.warm")
-    if warm is not None:
-        warm.release_all()

@@ -77,8 +77,10 @@ class RunRequest(BaseModel):
         return graph, loaded
 
 
-def load_graph(name: str, overrides: Iterable[str] = (), seed: int | None = None) -> tuple[Graph, LoadedRecipe]:
-    """The recipe and its DAG, types and contracts checked."""
+def load_graph(
+    name: str, overrides: Iterable[str] = (), seed: int | None = None, read_base: bool = True
+) -> tuple[Graph, LoadedRecipe]:
+    """The recipe and its DAG, types and contracts checked (flows.contracts for `read_base`)."""
     from flows.contracts import check_contracts
 
     overrides = list(overrides)
@@ -86,5 +88,5 @@ def load_graph(name: str, overrides: Iterable[str] = (), seed: int | None = None
         overrides.append(f"seed={seed}")
     loaded = read_recipe(name, overrides, RECIPES)
     graph = build(loaded.recipe)
-    check_contracts(graph)
+    check_contracts(loaded.recipe, read_base)
     return graph, loaded

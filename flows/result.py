@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 
 from components.artifacts.ref import ArtifactRef
 from flows.graph import Graph
+from flows.prefect_api import run_url
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,10 @@ class RunResult:
         }
 
 
-def collect(graph: Graph, outcomes: Mapping[str, Mapping[str, Any]], run_id: str, run_name: str, began: float):
+def collect(
+    graph: Graph, outcomes: Mapping[str, Mapping[str, Any]], run_id: str, run_name: str, began: float, mlflow_url: str
+) -> RunResult:
     """The RunResult of a flow run. began: time.time() when it started."""
     stages = tuple(StageOutcome(node=name, **outcomes[name]) for name in graph.nodes)
-    return RunResult(graph.recipe.name, run_id, run_name, time.time() - began, stages, links(run_id))
-
-
-def links(run_id: str) -> dict[str, str]:
-    """Where to look at a run in a browser."""
-    found = {}
-    api = os.environ.get("PREFECT_API_URL", "")
-    if api:
-        found["Prefect"] = f"{api.removesuffix('/').removesuffix('/api')}/runs/flow-run/{run_id}"
-    return found
+    links = {"Prefect": run_url(run_id), "MLflow": mlflow_url}
+    return RunResult(graph.recipe.name, run_id, run_name, time.time() - began, stages, links)

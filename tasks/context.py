@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.artifacts.context import ResumePoint
 from components.artifacts.lease import Lease
 from components.artifacts.ref import ArtifactRef
 from components.artifacts.resume import StoreResume
@@ -13,6 +14,21 @@ from components.recipe.execution import ExecutionConfig
 from tasks.node import Node
 from tasks.progress import PrefectProgress
 from tasks.session import Session
+
+
+class TrackedResume:
+    """The store's resume area; metrics up to a point are in the tracker before the point exists."""
+
+    def __init__(self, area: StoreResume, tracked: Any) -> None:
+        self._area, self._tracked = area, tracked
+
+    def latest(self) -> ResumePoint | None:
+        return self._area.latest()
+
+    def save(self, step: int, directory: Path, state: Mapping[str, Any]) -> None:
+        if self._tracked is not None:
+            self._tracked.flush()
+        self._area.save(step, directory, state)
 
 
 class RunnerContext:
@@ -31,7 +47,7 @@ class RunnerContext:
         self.output, self.scratch = directory / "output", directory / "scratch"
         self.output.mkdir(parents=True)
         self.scratch.mkdir(parents=True)
-        self.resume = StoreResume(session.store, lease, self.scratch)
+        self.resume = TrackedResume(StoreResume(session.store, lease, self.scratch), tracked)
         self._session, self._lease, self._tracked, self._progress = session, lease, tracked, progress
 
     def fetch(self, ref: ArtifactRef, subpath: str = "") -> Path:

@@ -84,6 +84,7 @@ def run_stage(node: Node, session: Session, inputs: Mapping[str, Mapping[str, An
             failure = Cancelled(f"stopped: {session.stop.reason}")
         stopped = isinstance(failure, Cancelled)
         session.board.state(node.name, "stopped" if stopped else "failed", first_lines(failure))
+        log.debug("%s failed", node.name, exc_info=error)
         session.outcomes[node.name] = {"state": "stopped" if stopped else "failed", "error": str(failure)}
         if failure is error:
             raise

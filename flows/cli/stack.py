@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,105 +11,84 @@ import typer
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
-# All of them set: someone else runs the servers, and ringflow starts none (the cluster profile).
-ENDPOINTS = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RINGFLOW_STORE")
-
 
 def home_directory() -> Path:
-    from infra.stack import home_directory
+    from infra.stack.home import home_directory
 
-    return Path(home_directory())
-
-
-def cluster_profile() -> bool:
-    return all(os.environ.get(name) for name in ENDPOINTS)
+    return home_directory()
 
 
 def ensure(start: bool = True) -> Path:
-    """Puts the endpoints into this process's environment, starting the local stack if need be; returns the home.
+    """Puts the endpoints into this process's environment and returns the home; starts the local stack if need be.
 
-    With start=False a stack that is down is a BadInput that says how to start it.
+    Raises:
+        InfrastructureError: with start=False, when the local stack is down; says how to start it.
     """
-    home = home_directory()
-    if cluster_profile():
-        return home
-    from infra import stack
+    from components.failures import InfrastructureError
 
+    home = home_directory()
     if start:
-        stack.up(home)
+        from infra.stack.supervisor import up
+
+        os.environ.update(up(home, report=lambda line: print(line, file=sys.stderr)).environment)
+    elif not is_up(home):
+        raise InfrastructureError(f"the local stack in {home} is down. Start it with `ringflow up`")
     else:
-        require_up(home)
-    os.environ.update(stack.environment(home))
+        from infra.stack.profile import environment
+
+        os.environ.update(environment(home))
+    os.environ.setdefault("RINGFLOW_HOME", str(home))
     return home
 
 
-def require_up(home: Path) -> None:
-    from components.failures import InfrastructureError
-
-    if not is_up(home):
-        raise InfrastructureError(f"the local stack in {home} is down. Start it with `ringflow up`")
-
-
 def is_up(home: Path) -> bool:
-    """Whether every server of the local stack answers; in the cluster profile the endpoints are taken as given."""
-    if cluster_profile():
-        return True
-    from infra import stack
+    """Whether the servers that hold results and runs answer (Ray is needed only to compute)."""
+    from infra.stack.supervisor import status
 
-    services = stack.status(home)
-    return bool(services) and all(_healthy(service) for service in services.values())
-
-
-def _healthy(service) -> bool:
-    value = service.get("healthy") if isinstance(service, dict) else getattr(service, "healthy", None)
-    return bool(value)
+    return all(service.state == "healthy" for service in status(home) if service.name != "ray")
 
 
 def register(app: typer.Typer) -> None:
     @app.command()
     def up(json_: JsonOption = False) -> None:
         """Start Prefect, MLflow, S3 and Ray on this machine. Safe to call twice."""
-        from infra import stack
+        from infra.stack.supervisor import up as start
 
-        home = home_directory()
-        stack.up(home)
-        _show(home, json_)
+        state = start(home_directory(), report=lambda line: print(line, file=sys.stderr))
+        for note in state.notes:
+            print(note, file=sys.stderr)
+        _show(state.home, state.services, json_)
 
     @app.command()
-    def down() -> None:
+    def down(json_: JsonOption = False) -> None:
         """Stop what `up` started, and nothing else."""
-        from infra import stack
+        from flows.cli.output import print_json
+        from infra.stack.supervisor import down as stop
 
-        stack.down(home_directory())
+        ended = stop(home_directory())
+        if json_:
+            print_json({"ended": ended})
+        else:
+            print(f"ended {len(ended)} processes" if ended else "nothing was running")
 
     @app.command()
     def status(json_: JsonOption = False) -> None:
         """Show which servers run, and where. Exit code 1 when one is down."""
+        from infra.stack.supervisor import status as probe
+
         home = home_directory()
-        _show(home, json_)
-        if not is_up(home):
+        services = probe(home)
+        _show(home, services, json_)
+        if any(service.state != "healthy" for service in services):
             raise typer.Exit(1)
 
 
-def _show(home: Path, json_: bool) -> None:
+def _show(home: Path, services: list, json_: bool) -> None:
     from flows.cli.output import print_json, print_table
-    from infra import stack
 
-    services = {name: _row(service) for name, service in stack.status(home).items()}
     if json_:
-        print_json({"home": str(home), "services": services})
+        print_json({"home": str(home), "services": [service.as_json() for service in services]})
         return
     print(f"home  {home}")
-    print_table(
-        ["service", "state", "url", "pid"],
-        [
-            [name, "up" if row.get("healthy") else "down", row.get("url", ""), row.get("pid", "")]
-            for name, row in services.items()
-        ],
-    )
-
-
-def _row(service) -> dict:
-    from dataclasses import asdict, is_dataclass
-
-    return asdict(service) if is_dataclass(service) else dict(service)
+    rows = [[s.name, s.state, s.url, s.pid or "", s.detail.splitlines()[0] if s.detail else ""] for s in services]
+    print_table(["service", "state", "url", "pid", "detail"], rows, right=["pid"])

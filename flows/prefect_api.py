@@ -1,0 +1,83 @@
+"""The few questions asked of the Prefect server over plain HTTP: importing Prefect takes longer than the answers."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+from components.failures import BadInput, InfrastructureError
+
+FLOW_NAME = "ring"
+DEADLINE_S = 10.0
+
+
+def ask(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """One request; the parsed answer. Raises InfrastructureError when the server does not answer or refuses."""
+    import httpx
+
+    base = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    if not base:
+        raise BadInput("no Prefect server is configured", where="PREFECT_API_URL", remedy="Run `ringflow up`")
+    headers, auth = {}, None
+    if key := os.environ.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    elif pair := os.environ.get("PREFECT_API_AUTH_STRING"):
+        user, _, password = pair.partition(":")
+        auth = (user, password)
+    try:
+        response = httpx.request(method, f"{base}{path}", json=body, headers=headers, auth=auth, timeout=DEADLINE_S)
+        response.raise_for_status()
+    except httpx.HTTPStatusError as error:
+        raise InfrastructureError(f"Prefect at {base} refused {path}: {error.response.text[:300]}") from error
+    except httpx.HTTPError as error:
+        raise InfrastructureError(f"Prefect at {base} does not answer: {error}. Run `ringflow up`") from error
+    return response.json() if response.content else None
+
+
+def recent_runs(limit: int, state: str | None = None) -> list[dict[str, Any]]:
+    """Runs of recipes, newest first. state: a Prefect state type such as FAILED."""
+    body: dict[str, Any] = {"flows": {"name": {"any_": [FLOW_NAME]}}, "sort": "START_TIME_DESC", "limit": limit}
+    if state:
+        body["flow_runs"] = {"state": {"type": {"any_": [state]}}}
+    return ask("POST", "/flow_runs/filter", body)
+
+
+def find_run(name: str | None) -> dict[str, Any]:
+    """The run of this name or id (or the beginning of an id); the newest when None. Raises BadInput."""
+    if name is None:
+        runs = recent_runs(1)
+        if not runs:
+            raise BadInput("nothing has run yet", remedy="Start with `ringflow run smoke`")
+        return runs[0]
+    try:
+        where: dict[str, Any] = {"id": {"any_": [str(uuid.UUID(name))]}}
+    except ValueError:
+        where = {"name": {"any_": [name]}}
+    found = ask("POST", "/flow_runs/filter", {"flow_runs": where, "limit": 2, "sort": "START_TIME_DESC"})
+    if not found:
+        found = [run for run in recent_runs(200) if run["id"].startswith(name)]
+    if not found:
+        raise BadInput(f"no run is called {name!r}", remedy="`ringflow runs` lists them")
+    return found[0]
+
+
+def task_runs(run_id: str) -> list[dict[str, Any]]:
+    body = {"flow_runs": {"id": {"any_": [run_id]}}, "sort": "EXPECTED_START_TIME_ASC", "limit": 200}
+    return ask("POST", "/task_runs/filter", body)
+
+
+def logs(run_id: str, offset: int, limit: int = 200) -> list[dict[str, Any]]:
+    body = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC", "limit": limit, "offset": offset}
+    return ask("POST", "/logs/filter", body)
+
+
+def cancel(run_id: str) -> str:
+    """Asks the run to stop; the answer of the server. The run sees it within seconds."""
+    state = {"type": "CANCELLING", "name": "Cancelling", "message": "cancelled with ringflow"}
+    return ask("POST", f"/flow_runs/{run_id}/set_state", {"state": state})["status"]
+
+
+def run_url(run_id: str) -> str:
+    base = os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "").rstrip("/").removesuffix("/api")
+    return f"{base}/runs/flow-run/{run_id}"

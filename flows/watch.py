@@ -1,0 +1,61 @@
+"""Notices that a run shall stop: cancelled in Prefect (UI, API, `ringflow cancel`), or stopped by a signal here.
+
+Stages look at the stop signal at every step; one that is blocked on learners or engines is freed by ending those.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+
+from components.failures import RingflowError
+from tasks.session import StopSignal
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 3.0
+# Time for stages to stop by themselves before learners and engines are ended under them.
+GRACE_S = 3.0
+STOPPING = {"CANCELLING": "cancelled", "CANCELLED": "cancelled", "CRASHED": "marked as crashed in Prefect"}
+
+
+class Watcher:
+    """A context manager around the stages of a run."""
+
+    def __init__(self, run_id: str, stop: StopSignal) -> None:
+        self._run_id, self._stop = run_id, stop
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch run", daemon=True)
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join(timeout=2)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(LOOK_EVERY_S) and not self._done.is_set():
+            reason = self._asked_to_stop()
+            if reason:
+                self._stop.set(reason)
+        if not self._done.wait(GRACE_S):
+            release_workers()
+
+    def _asked_to_stop(self) -> str:
+        from flows.prefect_api import ask
+
+        try:
+            return STOPPING.get(ask("GET", f"/flow_runs/{self._run_id}")["state_type"], "")
+        except RingflowError as error:  # Prefect away for a while is no reason to stop training
+            log.debug("the state of the run is unknown: %s", error)
+            return ""
+
+
+def release_workers() -> None:
+    """Ends warm learners and engines, if this process ever started any."""
+    warm = sys.modules.get("components.cluster.warm")
+    if warm is not None:
+        warm.release_all()

@@ -1,0 +1,110 @@
+"""The MLflow run of a whole pipeline, over plain HTTP: a run that reuses everything never imports MLflow (seconds).
+
+The full tracker (components.lineage.tracker) is opened by the first stage that computes something.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from components.failures import BadInput, InfrastructureError
+
+DEADLINE_S = 10.0
+TAG_CHARACTERS = 5000
+
+
+class ParentRun:
+    """One run of kind `pipeline`; the run of the same Prefect flow run goes on when Prefect retries it."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        if not uri.startswith(("http://", "https://")):
+            raise BadInput(
+                "the tracker must be an MLflow server",
+                where=f"MLFLOW_TRACKING_URI={uri}",
+                remedy="Start the local stack with `ringflow up`, or set it to http(s)://host:port",
+            )
+        self.uri, self.experiment = uri.rstrip("/"), experiment
+        self.run_id, self.experiment_id = "", ""
+
+    @property
+    def url(self) -> str:
+        return f"{self.uri}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+
+    def start(self, name: str, tags: Mapping[str, str]) -> None:
+        """Makes the run, or takes up the one of the same `prefect.flow_run_id`."""
+        self.experiment_id = self._experiment()
+        flow = tags["prefect.flow_run_id"]
+        query = f"tags.`prefect.flow_run_id` = '{flow}' and tags.`ringflow.kind` = 'pipeline'"
+        found = self._ask(
+            "POST", "runs/search", {"experiment_ids": [self.experiment_id], "filter": query, "max_results": 1}
+        ).get("runs", [])
+        if found:
+            self.run_id = found[0]["info"]["run_id"]
+            self._ask("POST", "runs/update", {"run_id": self.run_id, "status": "RUNNING"})
+            return
+        pairs = {**tags, "ringflow.kind": "pipeline", "mlflow.runName": name}
+        body = {
+            "experiment_id": self.experiment_id,
+            "run_name": name,
+            "start_time": int(time.time() * 1000),
+            "tags": _pairs(pairs),
+        }
+        self.run_id = self._ask("POST", "runs/create", body)["run"]["info"]["run_id"]
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        if tags:
+            self._ask("POST", "runs/log-batch", {"run_id": self.run_id, "tags": _pairs(tags)})
+
+    def finish(self, status: str) -> None:
+        """status: FINISHED, FAILED or KILLED."""
+        body = {"run_id": self.run_id, "status": status, "end_time": int(time.time() * 1000)}
+        self._ask("POST", "runs/update", body)
+
+    def _experiment(self) -> str:
+        found = self._ask("GET", f"experiments/get-by-name?experiment_name={self.experiment}", missing_ok=True)
+        if found:
+            return found["experiment"]["experiment_id"]
+        made = self._ask("POST", "experiments/create", {"name": self.experiment}, missing_ok=True)
+        if made:
+            return made["experiment_id"]
+        # another run made it between the two questions
+        return self._ask("GET", f"experiments/get-by-name?experiment_name={self.experiment}")["experiment"][
+            "experiment_id"
+        ]
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, missing_ok: bool = False) -> Any:
+        import httpx
+
+        headers, auth = {}, None
+        if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+            headers["Authorization"] = f"Bearer {token}"
+        elif user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+            auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
+        try:
+            response = httpx.request(
+                method, f"{self.uri}/api/2.0/mlflow/{path}", json=body, headers=headers, auth=auth, timeout=DEADLINE_S
+            )
+        except httpx.HTTPError as error:
+            raise InfrastructureError(
+                f"MLflow at {self.uri} cannot be reached: {error or type(error).__name__}. "
+                "Is the server up (`ringflow status`), is MLFLOW_TRACKING_URI right?"
+            ) from error
+        if response.status_code in (401, 403):
+            raise BadInput(
+                "MLflow refused the credentials",
+                where=self.uri,
+                remedy="Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            )
+        code = response.json().get("error_code") if response.status_code in (400, 404) else None
+        if missing_ok and code in ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"):
+            return None
+        if response.is_error:
+            raise InfrastructureError(f"MLflow at {self.uri} refused {path}: {response.text[:300]}")
+        return response.json()
+
+
+def _pairs(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"key": key, "value": str(value)[:TAG_CHARACTERS]} for key, value in tags.items()]
