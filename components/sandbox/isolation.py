@@ -3,7 +3,8 @@
 bubblewrap makes the outer wall (all namespaces, a root that holds nothing but the system's programs, read-only);
 inside.py makes a fresh pid and mount namespace per program within it. Control groups bound what rlimits cannot: the sum
 over processes of memory, and the number of processes when the host user is root, whom the kernel exempts from
-RLIMIT_NPROC. Measured: `--dev` would add a second user namespace whose mounts are locked, so /dev is built by hand.
+RLIMIT_NPROC. Measured: `--dev` would add a second user namespace whose mounts are locked, so /dev is built by hand,
+and inside.py makes its nodes' mounts read-only (bwrap's --remount-ro would forbid devices as well).
 """
 
 from __future__ import annotations

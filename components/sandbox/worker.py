@@ -19,6 +19,7 @@ from pathlib import Path
 
 from components.failures import DeadlineExceeded, InfrastructureError
 from components.sandbox.isolation import (
+    REMEDY,
     ControlGroup,
     bubblewrap_command,
     plain_command,
@@ -63,7 +64,10 @@ class Worker:
             # RLIMIT_NPROC counts the user's processes on the whole machine, so it only bounds where no cgroup does.
             fallback = processes + _OWN_PROCESSES if not self.group.processes and isolated else 1 << 20
             settings = {"isolated": isolated, "seccomp": (code or b"").hex(), "processes": fallback}
-            facts = self.ask(settings, _START_S)
+            try:
+                facts = self.ask(settings, _START_S)
+            except InfrastructureError as error:
+                raise InfrastructureError(f"{error}. {REMEDY}") from error
             self.tier, self.missing = tier_in_force(facts, self.group)
             require_tier(self.tier, weakest, self.missing)
         except BaseException:
