@@ -38,6 +38,8 @@ class Site:
 class Service:
     """ports: names in the state; paired: the server also takes port + 10000.
 
+    tries: starts before an end at the start is an error; more than one only for ends that a second start cures.
+
     probe(site, started_at, timeout_s) raises probes.Unhealthy with the reason.
     """
 
@@ -48,6 +50,7 @@ class Service:
     probe: Callable[[Site, float, float], None]
     url: Callable[[Site], str]
     paired: bool = False
+    tries: int = 1
     after: str | None = None
     cwd: Callable[[Site], Path] = field(default=lambda site: site.home)
 
@@ -113,7 +116,8 @@ def _prefect_variables(site: Site) -> dict[str, str]:
 
 def _mlflow_command(site: Site) -> list[str]:
     return [
-        *(program("mlflow"), "server", "--host", "127.0.0.1", "--port", str(site.ports["mlflow"]), "--workers", "1"),
+        *(sys.executable, "-m", "infra.stack.mlflow_server"),
+        *("--host", "127.0.0.1", "--port", str(site.ports["mlflow"]), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{site.home / 'mlflow' / 'mlflow.db'}"),
         *("--artifacts-destination", f"s3://{MLFLOW_BUCKET}", "--serve-artifacts"),
     ]
@@ -165,6 +169,11 @@ def _ray_variables(site: Site) -> dict[str, str]:
 
 
 def _ray_probe(site: Site, started_at: float, timeout_s: float) -> None:
+    # Written when the head has finished starting. GCS and raylet answer before that, and Ray gives the raylet 30 s to
+    # register: on a machine that computes hard it can end after both were healthy.
+    address = ray_directory(site.home) / "ray_current_cluster"
+    if not address.exists() or address.stat().st_mtime < started_at - 1:
+        raise probes.Unhealthy("the head is still starting")
     for port in ("ray-gcs", "ray-raylet"):
         probes.grpc_health(site.ports[port], site.keys["ray_auth_token"], timeout_s=timeout_s)
 
@@ -220,6 +229,7 @@ SERVICES: tuple[Service, ...] = (
         _mlflow_variables,
         _http("mlflow", "/health"),
         lambda site: f"http://127.0.0.1:{site.ports['mlflow']}",
+        cwd=_project_root,
     ),
     Service(
         "ray",
@@ -228,6 +238,7 @@ SERVICES: tuple[Service, ...] = (
         _ray_variables,
         _ray_probe,
         lambda site: f"127.0.0.1:{site.ports['ray-gcs']}",
+        tries=2,
         cwd=_project_root,
     ),
     Service(

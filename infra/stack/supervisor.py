@@ -12,13 +12,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from components.failures import DeadlineExceeded, InfrastructureError
+from components.failures import BadInput, DeadlineExceeded, InfrastructureError
 from infra.stack import processes
 from infra.stack.home import credentials, home_directory, locked, prepare, read_state, write_state
 from infra.stack.ports import GRPC_OFFSET, choose, free
@@ -63,11 +64,16 @@ class StackState:
 
 
 def up(
-    home: Path | str | None = None, *, deadline_s: float = 120.0, report: Callable[[str], None] | None = None
+    home: Path | str | None = None,
+    *,
+    deadline_s: float = 180.0,
+    only: Collection[str] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> StackState:
     """Brings every service to health. Safe to call at any time; starts nothing in the cluster profile.
 
     Args:
+        only: names of services to bring up, and to leave the others as they are; all by default.
         report: called with one line per service that becomes healthy.
 
     Raises:
@@ -81,7 +87,7 @@ def up(
         return StackState(place, "cluster", environment(place), [])
     prepare(place)
     with locked(place, deadline_s=deadline_s):
-        work = _Work(place, began + deadline_s, report or (lambda line: None))
+        work = _Work(place, began + deadline_s, _chosen(only), report or (lambda line: None))
         try:
             work.reconcile()
         except _PortTaken:
@@ -127,6 +133,17 @@ def status(home: Path | str | None = None) -> list[ServiceStatus]:
     site = Site(place, state["ports"], credentials(place))
     with ThreadPoolExecutor(len(SERVICES)) as pool:
         return list(pool.map(lambda service: _local_status(service, site, state), SERVICES))
+
+
+def _chosen(only: Collection[str] | None) -> tuple[Service, ...]:
+    unknown = set(only or ()) - {service.name for service in SERVICES}
+    if unknown:
+        raise BadInput(
+            f"no such service: {', '.join(sorted(unknown))}",
+            where="only",
+            remedy=f"There are {', '.join(service.name for service in SERVICES)}",
+        )
+    return tuple(service for service in SERVICES if only is None or service.name in only)
 
 
 def _leader(state: dict[str, Any], name: str) -> processes.Identity | None:
@@ -176,12 +193,15 @@ def _tail(log: Path) -> str:
 class _Work:
     """One reconciliation, under the home's lock."""
 
-    def __init__(self, home: Path, give_up: float, report: Callable[[str], None]) -> None:
-        self.home, self.give_up, self.report = home, give_up, report
+    def __init__(
+        self, home: Path, give_up: float, services: tuple[Service, ...], report: Callable[[str], None]
+    ) -> None:
+        self.home, self.give_up, self.services, self.report = home, give_up, services, report
         self.keys = credentials(home, create=True)
         self.state = read_state(home)
         self.started: list[str] = []
         self.notes: list[str] = []
+        self.tries: Counter[str] = Counter()
 
     def site(self) -> Site:
         return Site(self.home, self.state["ports"], self.keys)
@@ -189,7 +209,7 @@ class _Work:
     def reconcile(self) -> None:
         self._choose_ports()
         keep = self._healthy_now()
-        waiting = [service for service in SERVICES if service.name not in keep]
+        waiting = [service for service in self.services if service.name not in keep]
         if not waiting:
             return
         processes.end(
@@ -205,7 +225,7 @@ class _Work:
         ]
         if stale:
             processes.end({processes.mark_of(self.home, s.name): _leader(self.state, s.name) for s in stale})
-            waiting = [service for service in SERVICES if service in waiting or service in stale]
+            waiting = [service for service in self.services if service in waiting or service in stale]
         self._start_all(waiting)
 
     def _choose_ports(self) -> None:
@@ -248,7 +268,7 @@ class _Work:
             return None
 
         with ThreadPoolExecutor(len(SERVICES)) as pool:
-            return dict(found for found in pool.map(check, SERVICES) if found is not None)
+            return dict(found for found in pool.map(check, self.services) if found is not None)
 
     def _start_all(self, services: list[Service]) -> None:
         ready = {service.name for service in SERVICES} - {service.name for service in services}
@@ -292,6 +312,7 @@ class _Work:
         # Asked before the probe, so that another program on our port cannot pass for a server that has ended.
         if not processes.alive(leader):
             self._ended_at_start(service)
+            return False
         reason = _ill(service, self.site(), self.state["services"][service.name]["since"], timeout_s=2.0)
         if reason is not None and time.monotonic() > self.give_up:
             log = _log(self.home, service.name)
@@ -312,6 +333,11 @@ class _Work:
         write_state(self.home, self.state)
         if any(not free(self.state["ports"][name]) for name in service.ports):
             raise _PortTaken(f"{service.name} ended at its start and one of its ports is in use. {log}:\n{tail}")
+        self.tries[service.name] += 1
+        if self.tries[service.name] < service.tries:
+            self.notes.append(f"{service.name}: ended at its start and was started again; see {log}")
+            self._start(service)
+            return
         raise InfrastructureError(
             f"{service.name} ended at its start. Last lines of {log}:\n{tail}\n"
             "The other services keep running: correct the cause and run `ringflow up` again, or `ringflow down`"
