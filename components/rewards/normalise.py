@@ -16,7 +16,20 @@ _WRAPPERS = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|ope
 _SPACING = re.compile(r"\\[,;:!> ]|\\(?:quad|qquad|displaystyle|limits)(?![A-Za-z])|~")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])\.?")
 _CHARACTERS = str.maketrans(
-    {"−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "÷": "/", "’": "'", "，": ",", "（": "(", "）": ")"}
+    {
+        "−": "-",
+        "–": "-",
+        "—": "-",
+        "×": "*",
+        "·": "*",
+        "⋅": "*",
+        "÷": "/",
+        "⁄": "/",
+        "’": "'",
+        "，": ",",
+        "（": "(",
+        "）": ")",
+    }
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUPERSCRIPT_RUN = re.compile(r"[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Hostile programs, each with what may become of it. `SECRET` lies on the host; a program that prints it has escaped."""
 
 SECRET = "the-host-keeps-this-3f9a"

@@ -1,0 +1,56 @@
+"""The table of hand-checked pairs, through the whole scorer: real math-verify in its real process."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from components.data.schema import Verifier
+from components.rewards.scorer import open_scorer
+from components.rewards.types import RewardRequest
+from tests.components.rewards.pairs import DIFFERENT, EQUAL
+
+
+def request(answer: str, reference: str) -> RewardRequest:
+    verifier = Verifier(kind="math", reference={"answer": reference})
+    return RewardRequest("r", "p", f"<think>\\boxed{{0}}</think>It is \\boxed{{{answer}}}.", verifier)
+
+
+@pytest.fixture(scope="module")
+def rewards():
+    pairs = [(*pair, True) for pair in EQUAL] + [(*pair, False) for pair in DIFFERENT]
+    with open_scorer(verify_workers=2) as scorer:
+        scored = scorer.score([request(answer, reference) for answer, reference, _ in pairs], deadline_s=30.0)
+    return {(answer, reference): reward for (answer, reference, _), reward in zip(pairs, scored, strict=True)}
+
+
+def test_the_table_is_large_enough():
+    assert len(set(EQUAL)) + len(set(DIFFERENT)) >= 200
+    assert not set(EQUAL) & set(DIFFERENT)
+
+
+@pytest.mark.parametrize(("answer", "reference"), EQUAL)
+def test_equal(rewards, answer, reference):
+    assert rewards[answer, reference].value == 1.0, rewards[answer, reference]
+
+
+@pytest.mark.parametrize(("answer", "reference"), DIFFERENT)
+def test_different(rewards, answer, reference):
+    assert rewards[answer, reference].value == 0.0, rewards[answer, reference]
+
+
+def test_injected_code_did_not_run(rewards):
+    assert rewards
+    assert not os.path.exists("/tmp/pwned")
+
+
+def test_comparable_as_text_takes_microseconds():
+    batch = [request(str(n % 7), "3") for n in range(256)]
+    with open_scorer() as scorer:
+        started = time.perf_counter()
+        scored = scorer.score(batch, deadline_s=5.0)
+        seconds = time.perf_counter() - started
+    assert sum(reward.value for reward in scored) == 37
+    assert seconds < 1.0
