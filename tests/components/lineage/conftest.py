@@ -18,7 +18,7 @@ from components.artifacts.manifest import Provenance
 from components.artifacts.store import Store
 from components.lineage.tracker import Tracker
 
-START_DEADLINE_S = 90
+START_DEADLINE_S = 300
 
 
 @pytest.fixture(scope="session")
