@@ -6,6 +6,7 @@ by `initialise` in name order from one seed, so that every data-parallel rank an
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -142,6 +143,16 @@ def build_model(
     Args:
         seed: draws the weights; None leaves them to a checkpoint (they are undefined until loaded).
     """
+    with warnings.catch_warnings():
+        # Megatron's own deprecations, once per layer; nothing a user of ringflow could act on.
+        warnings.simplefilter("ignore")
+        model = _build(spec, device, dtype)
+    if seed is not None:
+        initialise(model, spec, seed)
+    return model
+
+
+def _build(spec: LingSpec, device: str, dtype: torch.dtype) -> LingModel:
     ensure_parallel_state()
     config = transformer_config(spec, dtype, cpu=device == "cpu")
     layers = [_layer_spec(spec, layer) for layer in range(spec.num_hidden_layers)]
@@ -160,10 +171,7 @@ def build_model(
         # FP32 LM head in trainer and engine: worth about two reward points in the Ring 2.6 report.
         model.output_layer.float()
         model.output_layer.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
-    model.to(device)
-    if seed is not None:
-        initialise(model, spec, seed)
-    return model
+    return model.to(device)
 
 
 @torch.no_grad()

@@ -221,7 +221,7 @@ class Learner:
             _add(sums, {"loss": result.loss, "entropy": entropy.sum(), "loss_tokens": len(batch.targets)})
             _add(sums, {f"sum/{name}": value for name, value in result.sums.items()})
             for name, value in result.maxima.items():
-                maxima[f"max/{name}"] = max(maxima.get(f"max/{name}", -math.inf), float(value))
+                maxima[f"max/{name}"] = max(maxima.get(f"max/{name}", -math.inf), float(value.detach()))
         sums, maxima = self._merge(sums, maxima)
         rate = self.optimiser.rate
         norm, balance = self._update(sums["loss"])
@@ -455,7 +455,7 @@ def _policy_tokens(
 
 def _add(total: dict[str, float], values: Any) -> None:
     for name, value in values.items():
-        total[name] = total.get(name, 0.0) + float(value)
+        total[name] = total.get(name, 0.0) + (float(value.detach()) if isinstance(value, Tensor) else float(value))
 
 
 def _chunks(items: Many[Any], size, limit: int):

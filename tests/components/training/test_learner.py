@@ -1,0 +1,203 @@
+"""The learner on a real megatron model: packing, resume, data parallelism, divergence, overfitting."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+
+import numpy as np
+import pytest
+import torch
+
+from components.failures import BadInput, Diverged
+from components.recipe.execution import ExecutionConfig
+from components.recipe.model import ModelConfig
+from components.recipe.training import OptimiserConfig
+from components.training.learner import Learner
+from components.training.packing import shard
+from components.training.types import LossResult, PolicySequence, PolicyTokens, Sequence
+
+pytestmark = pytest.mark.engine
+
+MODEL = ModelConfig(preset="smoke")
+OPTIMISER = OptimiserConfig(lr=3e-3, warmup_steps=2, beta2=0.95)
+
+
+def sequences(count: int, seed: int = 0) -> list[Sequence]:
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(8, 60, count)
+    return [Sequence(generator.integers(10, 112, n), np.arange(n) >= n // 3) for n in lengths]
+
+
+def policy_sequences(learner: Learner, count: int) -> list[PolicySequence]:
+    generator = np.random.default_rng(7)
+    rollouts = sequences(count, seed=3)
+    return [
+        PolicySequence(
+            sequence.tokens,
+            sequence.loss_mask,
+            behaviour_logprobs=old + generator.normal(0, 0.01, len(old)).astype(np.float32),
+            old_logprobs=old,
+            reference_logprobs=None,
+            advantages=np.full(len(old), generator.normal(), np.float32),
+            weights=np.full(len(old), 1 / (len(old) * count), np.float32),
+        )
+        for sequence, (old, _) in zip(rollouts, learner.logprobs(rollouts), strict=True)
+    ]
+
+
+def reinforce(tokens: PolicyTokens) -> LossResult:
+    ratio = (tokens.logprobs - tokens.old_logprobs).exp()
+    return LossResult(
+        loss=-(tokens.weights * ratio * tokens.advantages).sum(),
+        sums={"tokens": torch.ones_like(ratio).sum(), "responses": torch.tensor(float(tokens.response.max() + 1))},
+        maxima={"ratio": ratio.max()},
+    )
+
+
+def fresh(rank: int = 0, world: int = 1) -> Learner:
+    learner = Learner(rank, world, MODEL, ExecutionConfig(), seed=1)
+    if world == 1:
+        learner.initialise()
+        learner.configure(OPTIMISER, 20, expert_bias_rate=1e-3)
+    return learner
+
+
+def flat(learner: Learner) -> np.ndarray:
+    return np.concatenate([tensor.ravel() for tensor in learner.weights().values()])
+
+
+def test_packed_and_single_documents_have_the_same_logprobs():
+    learner, documents = fresh(), sequences(30)
+    for packed, document in zip(learner.logprobs(documents), documents, strict=True):
+        [(alone, entropy)] = learner.logprobs([document])
+        assert len(alone) == document.loss_mask.sum()
+        np.testing.assert_allclose(packed[0], alone, atol=2e-6)
+        np.testing.assert_allclose(packed[1], entropy, atol=5e-6)
+        assert np.all(entropy > 0)
+
+
+def test_cross_entropy_is_normalised_over_the_step_and_learns():
+    learner, documents = fresh(), sequences(12)
+    expected = -np.concatenate([logprobs for logprobs, _ in learner.logprobs(documents)]).mean()
+    history = [learner.train_tokens(documents, 128) for _ in range(18)]
+    assert history[0]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert history[0]["loss_tokens"] == sum(int(document.loss_mask.sum()) for document in documents)
+    assert 0.5 < history[0]["fill"] <= 1
+    assert history[-1]["loss"] < 0.75 * history[0]["loss"]
+    assert any(np.any(value) for name, value in learner.weights().items() if name.endswith("expert_bias"))
+
+
+def test_resume_is_bitwise(tmp_path):
+    learner, documents = fresh(), sequences(8)
+    for _ in range(3):
+        learner.train_tokens(documents, 128)
+    learner.save_resume(tmp_path)
+    onward = [learner.train_tokens(documents, 128)["loss"] for _ in range(3)]
+    other = Learner(0, 1, MODEL, ExecutionConfig(), seed=99)
+    other.load_resume(tmp_path)
+    assert [other.train_tokens(documents, 128)["loss"] for _ in range(3)] == onward
+    assert np.array_equal(flat(other), flat(learner))
+
+
+def test_a_warm_learner_forgets_everything_of_the_stage_before(tmp_path):
+    learner, documents = fresh(), sequences(6)
+    learner.write_hf(tmp_path, "nano")
+    learner.train_tokens(documents, 128)
+    learner.load_hf(tmp_path)
+    learner.configure(OPTIMISER, 20, expert_bias_rate=1e-3)
+    clean = fresh()
+    assert learner.train_tokens(documents, 128)["loss"] == clean.train_tokens(documents, 128)["loss"]
+    assert np.array_equal(flat(learner), flat(clean))
+
+
+def test_the_router_bias_stays_fixed_in_rl_and_sums_and_maxima_come_back():
+    learner = fresh()
+    learner.configure(OPTIMISER, 20, expert_bias_rate=0.0)
+    rollouts = policy_sequences(learner, 10)
+    metrics = learner.policy_step(rollouts, reinforce)
+    assert metrics["sum/tokens"] == metrics["loss_tokens"] == sum(len(r.advantages) for r in rollouts)
+    assert metrics["max/ratio"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["loss"] == pytest.approx(-np.mean([r.advantages[0] for r in rollouts]), rel=1e-4)
+    better = learner.policy_step(rollouts, reinforce)
+    assert better["loss"] < metrics["loss"]
+    assert not any(np.any(value) for name, value in learner.weights().items() if name.endswith("expert_bias"))
+
+
+def test_a_non_finite_step_changes_nothing():
+    learner, documents = fresh(), sequences(4)
+    before = flat(learner)
+
+    def broken(tokens: PolicyTokens) -> LossResult:
+        return LossResult(loss=tokens.logprobs.sum() * float("nan"), sums={}, maxima={})
+
+    with pytest.raises(Diverged, match="not changed"):
+        learner.policy_step(policy_sequences(learner, 4), broken)
+    assert np.array_equal(flat(learner), before)
+    assert np.isfinite(learner.train_tokens(documents, 128)["loss"])
+
+
+def test_a_mask_on_the_first_token_and_a_long_document_are_refused():
+    learner = fresh()
+    with pytest.raises(BadInput, match="first token"):
+        learner.train_tokens([Sequence(np.arange(10, 20), np.ones(10, bool))], 128)
+    with pytest.raises(BadInput, match="tokens"):
+        learner.train_tokens([Sequence(np.full(200, 20), np.arange(200) > 0)], 128)
+
+
+def test_the_reward_head_learns_an_order(tmp_path):
+    learner = fresh()
+    generator = np.random.default_rng(0)
+    pairs = [(np.append(t, 20), np.append(t, 30)) for t in generator.integers(40, 112, (24, 12))]
+    learner.configure(OptimiserConfig(lr=3e-3), 20, 0.0, reward_head=True)
+    first = learner.train_pairs(pairs, len(pairs))
+    assert first["loss"] == pytest.approx(np.log(2), rel=1e-4)
+    head = learner.weights()["lm_head.weight"]
+    for _ in range(12):
+        last = learner.train_pairs(pairs, len(pairs))
+    assert last["accuracy"] == 1.0
+    assert np.array_equal(learner.weights()["lm_head.weight"], head)
+    learner.write_reward(tmp_path, "nano")
+    other = fresh()
+    other.load_reward(tmp_path)
+    scored = [tokens for pair in pairs for tokens in pair]
+    np.testing.assert_allclose(other.score(scored), learner.score(scored), atol=1e-5)
+
+
+def _rank(rank: int, port: int, rollouts: list[PolicySequence], answers) -> None:
+    learner = fresh(rank, 2)
+    learner.connect("127.0.0.1", port)
+    learner.initialise()
+    learner.configure(OPTIMISER, 20, expert_bias_rate=1e-3)
+    documents = sequences(9)
+    parts = shard([len(document.tokens) for document in documents], 2)
+    metrics = [learner.train_tokens([documents[i] for i in parts[rank]], 128) for _ in range(3)]
+    # The second rank's share is empty: it must still take part.
+    metrics.append(learner.policy_step(rollouts if rank == 0 else [], reinforce))
+    answers.put((rank, metrics, flat(learner)))
+
+
+def test_two_ranks_take_the_same_steps_as_one():
+    learner, documents = fresh(), sequences(9)
+    rollouts = policy_sequences(learner, 5)
+    expected = [learner.train_tokens(documents, 128) for _ in range(3)]
+    expected.append(learner.policy_step(rollouts, reinforce))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    spawn = multiprocessing.get_context("spawn")
+    answers = spawn.Queue()
+    ranks = [spawn.Process(target=_rank, args=(rank, port, rollouts, answers), daemon=True) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    results = sorted(answers.get(timeout=400) for _ in ranks)
+    for process in ranks:
+        process.join(30)
+    (_, first, weights), (_, second, other) = results
+    assert np.array_equal(weights, other), "ranks differ after the steps"
+    np.testing.assert_allclose(weights, flat(learner), atol=2e-5)
+    for ours, theirs, both in zip(expected, first, second, strict=True):
+        for name in ("loss", "grad_norm", "entropy", "loss_tokens", "expert_load_max"):
+            assert theirs[name] == both[name]
+            assert theirs[name] == pytest.approx(ours[name], rel=1e-4), name
+    assert first[-1]["sum/tokens"] == second[-1]["sum/tokens"] == expected[-1]["sum/tokens"]
