@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from components.artifacts.ref import ArtifactKind
@@ -39,6 +39,12 @@ class Graph:
                 found.add(parent)
                 waiting.extend(self.nodes[parent].inputs.values())
         return found
+
+    def evaluation(self) -> Graph:
+        """Only the corpus and one evaluation, whose `model` comes from outside."""
+        known = self.nodes["evaluate-base"]
+        node = replace(known, name="evaluate", inputs={"model": "model", "corpus": "corpus"})
+        return Graph(self.recipe, {"corpus": self.nodes["corpus"], "evaluate": node})
 
     def require(self, names: Iterable[str], option: str) -> list[str]:
         """The names, each one a node; a node type (`evaluate`, `rlvr`) stands for all nodes of that type.

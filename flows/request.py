@@ -77,6 +77,44 @@ class RunRequest(BaseModel):
         return graph, loaded
 
 
+class EvaluateRequest(BaseModel):
+    """Parameters of an evaluation on its own."""
+
+    model_config = ConfigDict(extra="forbid", title="Evaluate a model")
+
+    model: str = Field(
+        title="Model",
+        description="models:/name@alias, models:/name/version, an MLflow run id, or the URI of an artifact",
+        json_schema_extra={"position": 0},
+    )
+    recipe: RecipeName | None = Field(  # type: ignore[valid-type]
+        default="nano",
+        title="Recipe",
+        description="Its benchmarks and evaluation settings are used",
+        json_schema_extra={"position": 1},
+    )
+    recipe_file: str | None = Field(
+        default=None,
+        title="Recipe file",
+        description="Path of a YAML file on the worker, instead of a recipe of the project",
+        json_schema_extra={"position": 2},
+    )
+    overrides: list[str] = Field(
+        default=[],
+        title="Overrides",
+        description="Such as evaluate.samples=16",
+        json_schema_extra={"position": 3},
+    )
+
+    def load(self) -> tuple[Graph, LoadedRecipe]:
+        """The recipe's corpus (for its benchmarks) and one evaluation. Raises BadInput."""
+        name = self.recipe_file or self.recipe
+        if not name:
+            raise BadInput("no recipe is named", where="recipe", remedy="Choose a recipe or give a recipe file")
+        graph, loaded = load_graph(name, self.overrides, read_base=False)
+        return graph.evaluation(), loaded
+
+
 def load_graph(
     name: str, overrides: Iterable[str] = (), seed: int | None = None, read_base: bool = True
 ) -> tuple[Graph, LoadedRecipe]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 
 from components.failures import RingflowError
 from tasks.session import StopSignal
@@ -37,12 +38,16 @@ class Watcher:
         self._thread.join(timeout=2)
 
     def _watch(self) -> None:
-        while not self._stop.wait(LOOK_EVERY_S) and not self._done.is_set():
-            reason = self._asked_to_stop()
-            if reason:
-                self._stop.set(reason)
-        if not self._done.wait(GRACE_S):
-            release_workers()
+        looked = time.monotonic()
+        while not self._done.wait(0.2):
+            if self._stop.is_set():
+                if not self._done.wait(GRACE_S):
+                    release_workers()
+                return
+            if time.monotonic() - looked >= LOOK_EVERY_S:
+                looked = time.monotonic()
+                if reason := self._asked_to_stop():
+                    self._stop.set(reason)
 
     def _asked_to_stop(self) -> str:
         from flows.prefect_api import ask

@@ -101,7 +101,7 @@ def run_stage(node: Node, session: Session, inputs: Mapping[str, Mapping[str, An
 
 def _obtain(node: Node, session: Session, refs: Mapping[str, ArtifactRef]) -> tuple[ArtifactRef, bool]:
     """(the artifact, whether it was there already)."""
-    identity = node.identity(refs, session.run_id if node.name in session.forced else None)
+    identity = node.identity(refs, session.repeat if node.name in session.forced else None)
     fingerprint = fingerprint_of(identity)
     project, stage = session.execution.project, node.stage.type
     found = session.store.committed(project, stage, fingerprint)

@@ -41,7 +41,7 @@ class Session:
     """store: where artifacts are. tracker: the run's lineage (components.lineage), None only where nothing is tracked.
 
     work: directory for outputs and scratch of running stages. allowed: nodes that may run; others must be finished.
-    forced: nodes to compute again, though finished; `run_id` tells their results apart from the earlier ones.
+    forced: nodes to compute again, though finished; `repeat` tells their results apart from the earlier ones.
     hardware: held by the stage that uses learners and engines; two would share the same cores or GPUs.
     """
 
@@ -51,6 +51,7 @@ class Session:
     execution: ExecutionConfig
     work: Path
     run_id: str
+    repeat: str
     allowed: frozenset[str]
     forced: frozenset[str] = frozenset()
     repository: Path = Path(__file__).resolve().parents[1]

@@ -1,9 +1,129 @@
-"""model commands."""
+"""evaluate, serve, chat: a model after its training."""
 
 from __future__ import annotations
 
+import sys
+import time
+from typing import Annotated
+
 import typer
+
+from flows.cli.stack import JsonOption
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="models:/name@alias, models:/name/version, artifact URI or directory.")
+]
 
 
 def register(app: typer.Typer) -> None:
-    pass
+    @app.command()
+    def evaluate(
+        model: ModelArgument,
+        recipe: Annotated[str, typer.Option("--recipe", help="Whose benchmarks and settings to use.")] = "nano",
+        benchmark: Annotated[
+            list[str] | None, typer.Option("--benchmark", "-b", help="Show only this benchmark; repeatable.")
+        ] = None,
+        set_: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c")] = None,
+        json_: JsonOption = False,
+    ) -> None:
+        """Evaluate a registered model or a checkpoint on a recipe's benchmarks. A known result is reused."""
+        began = time.monotonic()
+        from contextlib import nullcontext
+
+        from flows.board import LiveBoard, PlainBoard
+        from flows.cli import stack
+        from flows.cli.run import quiet_prefect
+        from flows.cli.summary import print_result
+        from flows.request import EvaluateRequest
+
+        named = not (recipe.endswith((".yaml", ".yml")) or "/" in recipe)
+        request = EvaluateRequest(
+            model=model,
+            recipe=recipe if named else None,
+            recipe_file=None if named else recipe,
+            overrides=set_ or [],
+        )
+        graph, _ = request.load()
+        home = stack.ensure()
+        quiet_prefect(home)
+        from flows.evaluate_flow import evaluate_model
+        from flows.execute import run_here
+
+        nodes = list(graph.nodes)
+        board = LiveBoard(nodes) if sys.stderr.isatty() else PlainBoard(nodes)
+        with board if isinstance(board, LiveBoard) else nullcontext():
+            result = run_here(evaluate_model, request, board)
+        print_result(result, time.monotonic() - began, json_, benchmark)
+        if not result.succeeded:
+            raise typer.Exit(130 if result.cancelled else 1)
+
+    @app.command()
+    def serve(
+        model: ModelArgument,
+        host: Annotated[str, typer.Option("--host", help="Loopback unless you say otherwise.")] = "127.0.0.1",
+        port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+        api_key_env: Annotated[
+            str | None, typer.Option("--api-key-env", help="Environment variable that holds the API key.")
+        ] = None,
+        max_model_len: Annotated[int | None, typer.Option("--max-model-len", min=16)] = None,
+        device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+        tensor_parallel: Annotated[int, typer.Option("--tensor-parallel", min=1)] = 1,
+    ) -> None:
+        """Serve a model with vLLM's OpenAI-compatible server, in the foreground."""
+        from components.release.serve import ServeOptions
+        from components.release.serve import serve as start
+        from flows.references import local_model
+
+        options = ServeOptions(
+            host=host,
+            port=port,
+            max_model_len=max_model_len,
+            device=_device(device),
+            tensor_parallel=tensor_parallel,
+            api_key_env=api_key_env,
+        )
+        start(local_model(model), options)
+
+    @app.command()
+    def chat(
+        model: Annotated[
+            str, typer.Argument(metavar="MODEL", help="As for serve; or the http:// address of a server.")
+        ],
+        message: Annotated[
+            list[str] | None, typer.Option("--message", "-m", help="Say this instead of asking; repeatable.")
+        ] = None,
+        temperature: Annotated[float | None, typer.Option("--temperature", min=0)] = None,
+        max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1)] = None,
+        think: Annotated[bool, typer.Option(help="Let the model think first.")] = True,
+        device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    ) -> None:
+        """Talk to a model in the terminal."""
+        from components.release.chat import Chat, converse
+
+        def talk(base_url: str) -> None:
+            converse(Chat(base_url, thinking=think, temperature=temperature, max_tokens=max_tokens), message)
+
+        if model.startswith(("http://", "https://")):
+            base = model.rstrip("/")
+            talk(base if base.endswith("/v1") else f"{base}/v1")
+            return
+        import socket
+
+        from components.release.serve import ServeOptions, start
+        from flows.references import local_model
+
+        directory = local_model(model)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        print("starting the server ...", file=sys.stderr)
+        with start(directory, ServeOptions(port=port, device=_device(device))) as server:
+            talk(server.base_url)
+
+
+def _device(device: str):
+    from components.failures import BadInput
+
+    if device not in ("cpu", "cuda"):
+        raise BadInput(f"{device!r} is no device", where="--device", remedy="Use cpu or cuda")
+    return device

@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
         json_: JsonOption = False,
     ) -> None:
         """Show what `run` would do, stage by stage: HIT, RESUME or MISS, why, and where. Runs nothing."""
-        graph = _checked(recipe, set_, from_, only, force, seed)
+        graph = _checked(recipe, set_, from_, only, force, seed, read_base=False)
         from flows.cli import stack
         from flows.plan import make_plan, print_plan
 
@@ -77,11 +77,12 @@ def run_request(request, nodes: list[str], began: float, json_: bool) -> None:
 
     from flows.board import LiveBoard, PlainBoard
     from flows.cli.summary import print_result
-    from flows.recipe_flow import run_here
+    from flows.execute import run_here
+    from flows.recipe_flow import ring
 
     board = LiveBoard(nodes) if sys.stderr.isatty() else PlainBoard(nodes)
     with board if isinstance(board, LiveBoard) else nullcontext():
-        result = run_here(request, board)
+        result = run_here(ring, request, board)
     print_result(result, time.monotonic() - began, json_)
     if not result.succeeded:
         raise typer.Exit(130 if result.cancelled else 1)
@@ -102,11 +103,11 @@ def _request(recipe, overrides, start_at, only, force, seed):
     )
 
 
-def _checked(recipe, overrides, start_at, only, force, seed):
+def _checked(recipe, overrides, start_at, only, force, seed, read_base=True):
     """The DAG, after every check that needs no server: bad input is told before anything starts."""
     from flows.request import load_graph
 
-    graph, _ = load_graph(recipe, overrides or (), seed)
+    graph, _ = load_graph(recipe, overrides or (), seed, read_base)
     graph.selection(start_at, only or ())
     graph.require(force or (), "--force")
     return graph

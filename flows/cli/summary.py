@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from flows.board import SYMBOLS
 from flows.cli.output import print_json, print_table, seconds
 from flows.result import RunResult
 from tasks.runner import summary_text
 
 
-def print_result(result: RunResult, wall: float, json_: bool) -> None:
+def print_result(result: RunResult, wall: float, json_: bool, benchmarks: Collection[str] | None = None) -> None:
+    """benchmarks: scores to show; all when absent."""
     if json_:
         print_json(result.as_json() | {"wall_seconds": round(wall, 3)})
         return
@@ -19,8 +22,9 @@ def print_result(result: RunResult, wall: float, json_: bool) -> None:
         rows.append([f"{SYMBOLS[stage.state]} {stage.node}", stage.state, took, text])
     print_table(["stage", "state", "time", "result"], rows, right=["time"])
     scores = result.scores()
-    if scores:
-        names = list(dict.fromkeys(name for values in scores.values() for name in values))[:6]
+    names = list(dict.fromkeys(name for values in scores.values() for name in values))
+    names = [name for name in names if not benchmarks or name in benchmarks][:6]
+    if names:
         print()
         print_table(
             ["score after", *names],

@@ -1,0 +1,72 @@
+"""Benchmarks, one module each: `run() -> Bench`. `ringflow bench NAME` prints a table or one JSON object.
+
+A figure is measured several times and given as median with its range; `setup` says on what.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from components.failures import BadInput
+
+
+@dataclass(frozen=True)
+class Figure:
+    """value: median; low and high: the smallest and largest of the repetitions."""
+
+    value: float
+    unit: str
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float], unit: str) -> Figure:
+        return cls(statistics.median(values), unit, min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a benchmark returns; setup: everything a reader needs to judge the figures."""
+
+    figures: Mapping[str, Figure]
+    setup: Mapping[str, Any] = field(default_factory=dict)
+
+
+def names() -> list[str]:
+    folder = Path(__file__).parent
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def load(name: str) -> Callable[[], Bench]:
+    """The benchmark of this name. Raises BadInput that lists the names."""
+    if name not in names():
+        raise BadInput(f"no benchmark is called {name!r}", remedy=f"Benchmarks: {', '.join(names())}")
+    return import_module(f"flows.bench.{name}").run
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Runs a benchmark: {bench, figures: {name: {value, unit, low, high}}, setup, commit}."""
+    bench = load(name)()
+    machine = {"cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(), "python": platform.python_version()}
+    return {
+        "bench": name,
+        "figures": {key: asdict(figure) for key, figure in bench.figures.items()},
+        "setup": {**machine, **bench.setup},
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,54 @@
+"""The flow `evaluate`: any registered model or checkpoint on the benchmarks of a recipe."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from prefect import flow
+from prefect.context import get_run_context
+from prefect.states import State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from components.artifacts.ref import ArtifactRef
+from components.artifacts.store import Store
+from components.failures import BadInput
+from flows.execute import execute
+from flows.references import find_artifact
+from flows.request import EvaluateRequest
+
+
+def flow_run_name() -> str:
+    request = EvaluateRequest.model_validate(get_run_context().parameters["request"])
+    model = request.model.rstrip("/").rsplit("/", 1)[-1]
+    return f"evaluate-{model}-{time.strftime('%m%d-%H%M%S')}"
+
+
+@flow(name="evaluate", flow_run_name=flow_run_name, task_runner=ThreadPoolTaskRunner(max_workers=2))
+def evaluate_model(request: EvaluateRequest) -> State:
+    """Evaluates a model on the held-out benchmarks of a recipe; a result that is known already is reused."""
+    graph, loaded = request.load()
+    store = Store.open(os.environ.get("RINGFLOW_STORE"))
+    store.check()
+    model = checkpoint_of(find_artifact(request.model, store), store)
+    return execute(
+        graph,
+        loaded,
+        allowed=frozenset(graph.nodes),
+        given={"model": model.model_dump(mode="json")},
+        tags={"ringflow.evaluates": request.model, "ringflow.model_uri": model.uri},
+    )
+
+
+def checkpoint_of(ref: ArtifactRef, store: Store) -> ArtifactRef:
+    """The checkpoint to evaluate: the artifact itself, or the one a release was made from (its parity is checked there).
+
+    Raises:
+        BadInput: the artifact holds no policy model.
+    """
+    if ref.kind == "checkpoint":
+        return ref
+    parent = store.read_manifest(ref).provenance.inputs.get("model") if ref.kind == "release" else None
+    if parent is None:
+        raise BadInput(f"a {ref.kind} cannot be evaluated", where=ref.uri, remedy="Name a checkpoint or a release")
+    return parent

@@ -1,0 +1,195 @@
+"""Runs a DAG inside a Prefect flow run: session, one task per node, stopping, the report, the end of the lineage run.
+
+Shared by the flows of this folder. Stages whose inputs failed do not start; others go on, so that a failed evaluation
+does not cost a night of training. One stage at a time uses the hardware. However the flow ends, learners and engines end
+with it, and what finished stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import get_run_context
+from prefect.exceptions import TerminationSignal
+from prefect.states import Cancelled as CancelledState
+from prefect.states import Completed, Failed, State
+
+from components.artifacts.process import ProcessIdentity
+from components.artifacts.store import Store
+from components.recipe.load import LoadedRecipe
+from flows.board import PlainBoard
+from flows.graph import Graph
+from flows.prefect_api import run_url
+from flows.result import RunResult, collect
+from flows.shown import show_result, tags_of
+from flows.watch import Watcher, release_workers
+from tasks.board import Board
+from tasks.lineage import RunTracker
+from tasks.runner import stage_task
+from tasks.session import Session
+
+log = logging.getLogger(__name__)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# After a wish to stop: how long stages may take to notice before the process leaves them behind, with their leases.
+STOP_DEADLINE_S = 20.0
+
+_board: Board | None = None
+_last: RunResult | None = None
+
+
+def run_here(flow: Any, request: Any, board: Board) -> RunResult:
+    """Runs a flow in this process, shown on `board`, and returns what happened to every stage.
+
+    Raises what kept the flow from starting any stage, such as a store that does not answer; never for a failed stage.
+    """
+    global _board, _last
+    _board, _last = board, None
+    try:
+        state = flow(request, return_state=True)
+    finally:
+        _board = None
+    if _last is None:
+        state.result(raise_on_failure=True)
+        raise RuntimeError(f"the flow ended without a result: {state.message}")
+    return _last
+
+
+def execute(
+    graph: Graph,
+    loaded: LoadedRecipe,
+    *,
+    allowed: frozenset[str],
+    forced: frozenset[str] = frozenset(),
+    repeat_of: str | None = None,
+    given: Mapping[str, Mapping[str, Any]] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> State:
+    """Runs the nodes of a DAG as tasks of the current flow run and returns its final state.
+
+    Args:
+        allowed: nodes that may be computed. forced: nodes computed although finished.
+        repeat_of: run whose forced results are reused.
+        given: artifacts from outside the DAG, as JSON, by the name that nodes use for them.
+        tags: further tags of the pipeline's MLflow run.
+    """
+    global _last
+    flow_run = get_run_context().flow_run
+    board = _board or PlainBoard()
+    session = _session(graph, loaded, flow_run, board, allowed, forced, repeat_of, tags or {})
+    began = time.time()
+    interrupted: BaseException | None = None
+    futures: dict[str, Any] = dict(given or {})
+    with Watcher(str(flow_run.id), session.stop):
+        try:
+            for node in graph.nodes.values():
+                inputs = {name: futures[source] for name, source in node.inputs.items()}
+                futures[node.name] = stage_task(node, session).submit(node, session, inputs)
+            for name in graph.nodes:
+                futures[name].wait()
+        except (KeyboardInterrupt, TerminationSignal) as error:
+            interrupted = error
+            session.stop.set("interrupted" if isinstance(error, KeyboardInterrupt) else "asked to terminate")
+            _wind_down({name: futures[name] for name in graph.nodes if name in futures})
+        finally:
+            release_workers()
+    for name in graph.nodes:
+        if name not in session.outcomes:
+            session.outcomes[name] = {"state": "stopped" if session.stop.is_set() else "skipped"}
+            board.state(name, "skipped", "" if session.stop.is_set() else "an input is missing")
+    result = collect(graph, session.outcomes, str(flow_run.id), flow_run.name, began, session.tracker.url)
+    _last = result = _close(session, result)
+    shutil.rmtree(session.work, ignore_errors=True)
+    if isinstance(interrupted, TerminationSignal):
+        raise interrupted
+    if result.cancelled:
+        return CancelledState(message=result.message())
+    return Completed(message=result.message()) if result.succeeded else Failed(message=result.message())
+
+
+def _close(session: Session, result: RunResult) -> RunResult:
+    """Prefect page and the end of the MLflow run. The stages' results are committed already."""
+    show_result(result)
+    session.tracker.finish("FINISHED" if result.succeeded else "KILLED" if result.cancelled else "FAILED", {})
+    return result
+
+
+def _session(
+    graph: Graph,
+    loaded: LoadedRecipe,
+    flow_run: FlowRun,
+    board: Board,
+    allowed: frozenset[str],
+    forced: frozenset[str],
+    repeat_of: str | None,
+    tags: Mapping[str, str],
+) -> Session:
+    """Opens the store and the lineage of this run; both answer within seconds or the run ends with the reason."""
+    home = Path(os.environ.get("RINGFLOW_HOME", ".ringflow")).absolute()
+    store = Store.open(os.environ.get("RINGFLOW_STORE"), home / "cache")
+    store.check()
+    run_id = str(flow_run.id)
+    tracker = RunTracker(os.environ.get("MLFLOW_TRACKING_URI", ""), graph.recipe.execution.project)
+    found = tags_of(loaded, flow_run, run_url(run_id), code_version(REPOSITORY))
+    tracker.start(flow_run.name, {**found, **tags})
+    return Session(
+        store=store,
+        tracker=tracker,
+        board=board,
+        execution=graph.recipe.execution,
+        work=_work(home),
+        run_id=run_id,
+        repeat=repeat_of or run_id,
+        allowed=allowed,
+        forced=forced,
+        repository=REPOSITORY,
+    )
+
+
+def code_version(repository: Path) -> dict[str, str]:
+    """Tags git.commit and git.dirty; empty where there is no git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(repository), *arguments]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return ""
+
+    commit = git("rev-parse", "HEAD")
+    dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
+    return {"git.commit": commit, "git.dirty": str(dirty).lower()} if commit else {}
+
+
+def _work(home: Path) -> Path:
+    """This process's directory for unfinished work; those of dead processes are removed."""
+    root = home / "work"
+    root.mkdir(parents=True, exist_ok=True)
+    for old in root.iterdir():
+        try:
+            owner = ProcessIdentity.model_validate_json((old / "owner.json").read_text())
+        except (OSError, ValueError):
+            continue
+        if owner.certainly_dead():
+            shutil.rmtree(old, ignore_errors=True)
+    mine = root / str(os.getpid())
+    mine.mkdir(exist_ok=True)
+    (mine / "owner.json").write_text(ProcessIdentity.current().model_dump_json())
+    return mine
+
+
+def _wind_down(futures: dict[str, Any]) -> None:
+    """Waits for the stages that were told to stop (the watcher frees the blocked ones); gives up on the others."""
+    deadline = time.monotonic() + STOP_DEADLINE_S
+    for name, future in futures.items():
+        future.wait(timeout=max(deadline - time.monotonic(), 0.1))
+        if not future.state.is_final():
+            log.error("stage %s did not stop within %g s; leaving it behind", name, STOP_DEADLINE_S)
