@@ -58,7 +58,7 @@ fi
 rm -f "$stamp"
 
 # torch.compile (megatron-core's fused functions, vLLM's sampler) builds C++ kernels against Python's headers.
-command -v g++ >/dev/null || command -v clang++ >/dev/null || debian g++
+command -v "${CXX:-g++}" >/dev/null || debian g++
 "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || debian python3.11-dev
 
 "$python" -m pip install --quiet --disable-pip-version-check --require-hashes -r infra/install/uv.lock ||

@@ -165,7 +165,7 @@ def _ray_variables(site: Site) -> dict[str, str]:
     # Ray's workers inherit what the head has, so this is also what the actors know of the stack.
     variables = site.client_environment()
     del variables["RAY_ADDRESS"]
-    return variables
+    return {**variables, "RAY_agent_register_timeout_ms": "120000"}
 
 
 def _ray_probe(site: Site, started_at: float, timeout_s: float) -> None:
