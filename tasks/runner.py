@@ -167,7 +167,14 @@ def _compute(
             mlflow_run_id=tracked.run_id if tracked is not None else "",
         )
         ref = session.store.publish(
-            lease, context.output, node.stage.produces, identity, provenance, result.contract, result.summary
+            lease,
+            context.output,
+            node.stage.produces,
+            identity,
+            provenance,
+            result.contract,
+            result.summary,
+            node=node.name,
         )
         if tracked is not None:
             tracked.finish(ref)

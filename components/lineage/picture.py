@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 128, 44, 34, 16, 8
+BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 116, 44, 24, 14, 6
 COLOURS = {
     "source": ("#eef1f5", "#8a97a8"),
     "corpus": ("#e3f1e6", "#4a9460"),
@@ -40,7 +40,7 @@ def svg(boxes: Mapping[str, Box], edges: Sequence[tuple[str, str]]) -> str:
             place[name] = (MARGIN + x * (BOX_WIDTH + GAP_X), top + y * (BOX_HEIGHT + GAP_Y))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:g}" width="{width}" height="{height:g}" '
-        'role="img" aria-label="lineage graph" font-family="system-ui,sans-serif">'
+        'role="img" aria-label="lineage graph" style="max-width:100%;height:auto" font-family="system-ui,sans-serif">'
     ]
     parts += [_edge(*place[start], *place[end]) for start, end in edges]
     parts += [_box(boxes[name], *place[name]) for name in place]
@@ -92,4 +92,4 @@ def _box(box: Box, x: float, y: float) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 19 else text[:18] + "…"
+    return text if len(text) <= 17 else text[:16] + "…"
