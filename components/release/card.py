@@ -127,8 +127,9 @@ off with `chat_template_kwargs: {"enable_thinking": false}`.
 {% endif %}
 Settings: {{ final.samples }} answers per item over {{ final.items }} held-out items, temperature
 {{ settings.temperature }}, top-p {{ settings.top_p }}, at most {{ settings.max_new_tokens }} new tokens,
-{{ settings.engine_dtype }} engine, seed {{ settings.seed }}. Truncated and missing answers count as wrong and are listed
-apart; answers that the verifier failed on ({{ final.errors }} of {{ final.answers }} for this model) are left out.
+{{ settings.engine_dtype }} engine, seed {{ settings.seed }}. Truncated and missing answers count as wrong and are
+listed apart; answers that the verifier failed on ({{ final.errors }} of {{ final.answers }} for this model) are left
+out.
 
 ## Data
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from components.cluster.connect import connect
 from components.cluster.workers import WorkerGroup
 from components.failures import Diverged, InfrastructureError
 from components.recipe.execution import ExecutionConfig
@@ -85,6 +86,7 @@ class ReleasedEngine:
 
 def released_engine(directory: Path, longest: int, execution: ExecutionConfig) -> WorkerGroup:
     """A fresh engine on `directory`; starts in the background. longest: tokens of the longest sequence. Close it."""
+    connect(execution)
     return WorkerGroup(
         "components.release.parity:ReleasedEngine",
         1,

@@ -29,7 +29,7 @@ from components.recipe.evaluation import ReleaseConfig
 from components.release.card import CardFacts, render_card
 from components.release.export import export
 from components.release.parity import Parity, Scored, compare_logprobs, released_engine, require_parity
-from components.training.group import warm_learners
+from components.training.group import borrow_learners
 from components.training.types import Sequence
 from tasks.stage import StageConfig
 
@@ -126,16 +126,16 @@ def _parity(
     execution = context.execution
     if execution.device == "cuda":
         release_all()  # warm engines and learners hold the memory the fresh engine needs
-    learners = warm_learners(config.model, execution)
     engine = released_engine(directory.absolute(), max(len(tokens) for tokens, _ in sequences), execution)
     try:
         # The engine starts while the learners compute.
-        learners.load_hf(source)
-        trainer = [logprobs.tolist() for logprobs, _ in learners.logprobs([_sequence(*scored) for scored in sequences])]
+        with borrow_learners(config.model, execution) as learners:
+            learners.load_hf(source)
+            scored = learners.logprobs([_sequence(*sequence) for sequence in sequences])
         released = engine.call("score", sequences, deadline_s=execution.step_deadline_s)[0]
     finally:
         engine.close()
-    return compare_logprobs(trainer, released, config.section.parity_tolerance)
+    return compare_logprobs([logprobs.tolist() for logprobs, _ in scored], released, config.section.parity_tolerance)
 
 
 def _sequence(tokens: list[int], prompt_length: int) -> Sequence:

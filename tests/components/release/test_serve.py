@@ -1,0 +1,123 @@
+"""A real vLLM server on a random model, asked by the openai client and by the terminal chat."""
+
+from __future__ import annotations
+
+import socket
+from io import StringIO
+
+import httpx
+import openai
+import pytest
+from rich.console import Console
+
+from components.failures import BadInput, InfrastructureError
+from components.release.chat import AnswerFailed, Chat, converse
+from components.release.serve import ServeOptions, start
+from tests.components.release.random_model import write_random_model
+
+QUESTION = [{"role": "user", "content": "m:6a+4b*7c="}]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    root = tmp_path_factory.mktemp("served")
+    write_random_model(root / "ring-random" / "model")
+    options = ServeOptions(port=free_port(), max_num_seqs=8, max_model_len=256)
+    with start(root / "ring-random", options, log=root / "serve.log", deadline_s=800) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    return openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0, timeout=120)
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+class TestServed:
+    def test_models_health_and_metrics(self, server, client):
+        assert [model.id for model in client.models.list()] == ["ring-random"] == [server.model]
+        root = server.base_url.removesuffix("/v1")
+        assert httpx.get(f"{root}/health").status_code == 200
+        assert "vllm:" in httpx.get(f"{root}/metrics").text
+
+    def test_chat_and_logprobs(self, client):
+        answer = client.chat.completions.create(
+            model="ring-random", messages=QUESTION, max_tokens=24, seed=3, logprobs=True, top_logprobs=2
+        )
+        again = client.chat.completions.create(model="ring-random", messages=QUESTION, max_tokens=24, seed=3)
+        drawn = answer.choices[0].logprobs.content
+        assert len(drawn) == answer.usage.completion_tokens <= 24
+        assert all(token.logprob <= 0 and len(token.top_logprobs) >= 2 for token in drawn)
+        assert answer.choices[0].message == again.choices[0].message
+
+    def test_thinking_is_reasoning_and_can_be_switched_off(self, client):
+        texts = {}
+        for thinking in (True, False):
+            message = (
+                client.chat.completions.create(
+                    model="ring-random",
+                    messages=QUESTION,
+                    max_tokens=16,
+                    seed=1,
+                    extra_body={"chat_template_kwargs": {"enable_thinking": thinking}},
+                )
+                .choices[0]
+                .message
+            )
+            texts[thinking] = (message.reasoning, message.content)
+        assert texts[True][0]
+        assert texts[False][0] is None
+        assert texts[False][1]
+
+    def test_streams_and_stops(self, client):
+        options = {"model": "ring-random", "messages": QUESTION, "max_tokens": 40, "seed": 5}
+        options["extra_body"] = {"chat_template_kwargs": {"enable_thinking": False}}
+        whole = client.chat.completions.create(**options).choices[0].message.content
+        parts = [
+            chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(stream=True, **options)
+        ]
+        assert "".join(parts) == whole
+        assert len(parts) > 2
+        stopped = client.chat.completions.create(stop=[whole[5]], **options).choices[0]
+        assert stopped.finish_reason == "stop"
+        assert stopped.message.content == whole.split(whole[5])[0]
+
+    def test_refusals_say_why(self, client):
+        with pytest.raises(openai.NotFoundError, match="other"):
+            client.chat.completions.create(model="other", messages=QUESTION)
+        with pytest.raises(openai.BadRequestError, match="maximum context length"):
+            client.chat.completions.create(model="ring-random", messages=[{"role": "user", "content": "9" * 400}])
+
+    def test_terminal_chat_on_piped_lines(self, server):
+        chat = Chat(server.base_url, max_tokens=20)
+        out = StringIO()
+        lines = ["1+1=", "/thought", "/think off", "", "2+2=", "/exit", "never asked"]
+        converse(chat, lines, Console(file=out, width=200))
+        text = out.getvalue()
+        assert text.count("tokens/s") == 2
+        assert "thought for" in text
+        assert [message["role"] for message in chat.history] == ["user", "assistant"] * 2
+        assert chat.history[2]["content"] == "2+2="
+        assert chat.history[3]["content"] in text
+        with pytest.raises(AnswerFailed, match=r"refused \(400\).*maximum context length"):
+            converse(chat, ["9" * 400], Console(file=out))
+        assert len(chat.history) == 4
+
+    def test_the_port_is_taken_now(self, server, tmp_path):
+        port = int(server.base_url.split(":")[2].split("/")[0])
+        model = write_random_model(tmp_path / "model")
+        with pytest.raises(BadInput, match=f"cannot listen on 127.0.0.1:{port}"), start(model, ServeOptions(port=port)):
+            pass
+
+
+def test_chat_without_a_server_says_how_to_start_one():
+    with pytest.raises(InfrastructureError, match="ringflow serve"):
+        converse(Chat(f"http://127.0.0.1:{free_port()}/v1"), ["hello"])

@@ -1,0 +1,86 @@
+"""Stages `evaluate` and `release` on real parts: vLLM engines, a megatron learner, a fresh engine on the release."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from components.artifacts.local import LocalContext
+from components.cluster.warm import release_all
+from components.data.jsonl import write_corpus
+from components.evaluation.scores import load_evaluation
+from components.failures import Diverged
+from components.model.tokenizer import load_tokenizer
+from components.recipe.evaluation import EvaluationConfig, ReleaseConfig
+from components.recipe.execution import ExecutionConfig
+from components.recipe.model import ModelConfig
+from components.release.serve import model_directory
+from tasks.stage import StageConfig
+from tasks.stages.evaluate import run as evaluate
+from tasks.stages.release import run as release
+from tests.components.evaluation.fakes import item
+from tests.components.release.random_model import write_random_model
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
+MODEL = ModelConfig(preset="smoke")
+EXECUTION = ExecutionConfig(engines=1, learners=1, max_num_seqs=16, start_deadline_s=600)
+EVALUATE = EvaluationConfig(samples=2, max_new_tokens=24)
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory):
+    """A checkpoint, a corpus with two benchmarks and a clean corpus, as local artifacts."""
+    root = tmp_path_factory.mktemp("artifacts")
+    made = {}
+    for name, kind in (("rlhf", "checkpoint"), ("corpus", "corpus"), ("decontaminate", "clean-corpus")):
+        context = LocalContext(root / name, name, execution=EXECUTION, quiet=True)
+        if kind == "checkpoint":
+            write_random_model(context.output / "model")
+        else:
+            benchmarks = {"sums": [item(n) for n in range(6)], "codes": [item(n, "codes", "code") for n in range(3)]}
+            write_corpus(context.output, {}, benchmarks)
+            sources = [{"uri": "generator:nano", "sha256": "a" * 64, "licence": "CC0", "records": 5, "split": "sft"}]
+            (context.output / "sources.json").write_text(json.dumps(sources))
+            counts = {"sft": {"records": 5, "kept": 4, "removed": 1, "review": 0}, "semantic": {"compared": 5}}
+            (context.output / "decontamination.json").write_text(json.dumps({"counts": counts}))
+        made[name] = context.ref(kind)
+    yield root, made
+    release_all()
+
+
+def test_evaluated_and_released(artifacts, tmp_path):
+    root, made = artifacts
+    inputs = {"model": made["rlhf"], "corpus": made["corpus"]}
+    contexts = [LocalContext(root / name, "evaluate-rlhf", 7, EXECUTION, quiet=True) for name in ("first", "second")]
+    results = [evaluate(context, inputs, StageConfig(EVALUATE, MODEL)) for context in contexts]
+    first, second = (load_evaluation(context.output) for context in contexts)
+    assert first.answers == second.answers  # its own seed per answer: the same draws on the same weights
+    assert (first.overall.items, first.overall.answers) == (9, 18)
+    assert len({answer.response for answer in first.answers}) > 9
+    assert results[0].summary.keys() >= {"sums", "codes", "overall", "samples"}
+    assert contexts[0].series("benchmark/overall/avg") == [(0, first.overall.avg.value)]
+    tokenizer = load_tokenizer("nano")
+    assert all(
+        (answer.finish == "stop") == (answer.tokens < EVALUATE.max_new_tokens or answer.outcome != "truncated")
+        for answer in first.answers
+    )
+    assert first.settings["eos_token_id"] == tokenizer.eos_token_id
+
+    inputs |= {"data": made["decontaminate"], "evaluate-rlhf": contexts[0].ref("evaluation")}
+    context = LocalContext(root / "release", "release", 7, EXECUTION, quiet=True)
+    result = release(context, inputs, StageConfig(ReleaseConfig(model_name="ring-test"), MODEL))
+    parity = json.loads((context.output / "parity.json").read_text())
+    assert parity["within"]
+    assert parity["max_abs_dlogp"] <= 1e-5
+    assert parity["tokens"] == sum(answer.tokens for answer in first.answers if answer.sample == 0)
+    assert result.summary["registered_model"] == "ring-test"
+    assert result.contract.dtype == "float32"
+    assert model_directory(context.output) == (context.output / "model").resolve()
+    assert "and by embedding" in (context.output / "README.md").read_text()
+    assert json.loads((context.output / "scores.json").read_text())["stages"][0]["stage"] == "rlhf"
+
+    strict = StageConfig(ReleaseConfig(model_name="ring-test", dtype="bfloat16"), MODEL)
+    refused = LocalContext(root / "refused", "release", 7, EXECUTION, quiet=True)
+    with pytest.raises(Diverged, match=r"not released: .*bfloat16 weights"):
+        release(refused, inputs, strict)
