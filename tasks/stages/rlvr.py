@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from components.artifacts.context import StageContext, StageResult
@@ -32,15 +34,13 @@ def run_phase(
     parts: (domains, share of each step's prompts).
     open_rewards: (learners, tokenizer) -> scorer.
     """
-    from components.cluster.connect import connect
-    from components.cluster.warm import warm
     from components.model.spec import spec_for
     from components.model.tokenizer import contract, decode_response, load_tokenizer
     from components.rl.controller import train_rl
     from components.rl.ledger import PromptMixture
     from components.rl.prompts import load_prompts
     from components.rollout.group import warm_engines
-    from components.training.group import LearnerGroup
+    from components.training.group import LearnerGroup, borrow_learners
 
     phase, model, execution = config.section, config.model, context.execution
     spec, tokenizer = spec_for(model), load_tokenizer(model.tokenizer)
@@ -52,22 +52,19 @@ def run_phase(
         context.seed,
     )
     start = context.fetch(inputs["model"], "model")
-
-    def learner_group(role: str) -> LearnerGroup:
-        layout = (execution.device, execution.learners, execution.threads)
-        return warm((role, model, layout), lambda: LearnerGroup(model, execution, seed=0))
-
-    connect(execution)
-    engines, learners = warm_engines(model, phase.rollout.engine_dtype, execution), learner_group("learners")
-    learners.load_hf(start)
-    learners.configure(phase.optimiser, phase.steps * phase.minibatches, expert_bias_rate=0.0)
-    reference = None
-    if phase.loss.kl_coefficient > 0:
-        frozen = learner_group("reference")
-        frozen.load_hf(start)
-        reference = lambda sequences: [logprobs for logprobs, _ in frozen.logprobs(sequences)]  # noqa: E731
-    scorer = open_rewards(learners, tokenizer)
-    try:
+    with ExitStack() as held:
+        engines = warm_engines(model, phase.rollout.engine_dtype, execution)
+        learners = held.enter_context(borrow_learners(model, execution))
+        learners.load_hf(start)
+        learners.configure(phase.optimiser, phase.steps * phase.minibatches, expert_bias_rate=0.0)
+        reference = None
+        if phase.loss.kl_coefficient > 0:
+            frozen = LearnerGroup(model, execution, seed=0)
+            held.callback(frozen.close)
+            frozen.load_hf(start)
+            reference = partial(_logprobs, frozen)
+        scorer = open_rewards(learners, tokenizer)
+        held.callback(scorer.close)
         summary = train_rl(
             context,
             learners,
@@ -76,13 +73,11 @@ def run_phase(
             prompts,
             mixture,
             phase,
-            decode=lambda tokens: decode_response(tokenizer, tokens),
+            decode=partial(decode_response, tokenizer),
             stop_token_ids=(tokenizer.eos_token_id,),
             reference=reference,
         )
-    finally:
-        scorer.close()
-    learners.write_hf((context.output / "model").absolute(), model.tokenizer)
+        learners.write_hf((context.output / "model").absolute(), model.tokenizer)
     return StageResult(
         summary={
             "steps": summary.steps,
@@ -94,3 +89,7 @@ def run_phase(
         },
         contract=contract(tokenizer, spec),
     )
+
+
+def _logprobs(learners: Any, sequences: Sequence[Any]) -> list[Any]:
+    return [logprobs for logprobs, _ in learners.logprobs(sequences)]
