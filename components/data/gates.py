@@ -2,13 +2,14 @@
 
 The suites look at columns of statistics (components.data.statistics), so their cost does not grow with text length. A
 critical expectation that fails stops the stage with the expectation, the observed value and example records; a warning
-is returned and shown. `CheckpointResult.success` is False for any failure, warnings too, so severity is read per result.
+is returned and shown. `CheckpointResult.success` is False for any failure, warnings too: severity is read per result.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,11 +58,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class GateReport:
-    """findings: everything that failed. evaluated: expectations run. docs: index.html of the Data Docs."""
+    """findings: everything that failed. evaluated: expectations run. directory: results.json and docs/index.html."""
 
     findings: tuple[Finding, ...]
     evaluated: int
-    docs: Path
+    directory: Path
+
+    @property
+    def pages(self) -> dict[str, Path]:
+        """{name: file} worth showing beside a run: results.json and the validation page of every suite."""
+        found = {"results": self.directory / "results.json"}
+        for page in sorted((self.directory / "docs" / "validations").rglob("*.html")):
+            found[page.relative_to(self.directory / "docs" / "validations").parts[0]] = page
+        return found
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
@@ -198,11 +207,14 @@ def run_gates(
         findings += [_finding(name, result, frame) for result in outcome.results if not result.success]
     # Once for all suites: the checkpoint's own UpdateDataDocsAction would rebuild the index for every one.
     context.build_data_docs()
+    # Tutorial pictures and fonts, 4 MB that no result needs.
+    for folder in ("fonts", "images"):
+        shutil.rmtree(directory / "docs" / "static" / folder, ignore_errors=True)
     findings.sort(key=lambda finding: (finding.severity != "critical", finding.suite, finding.meaning))
     (directory / "results.json").write_text(
         json.dumps({"suites": results, "findings": [asdict(finding) for finding in findings]}, indent=1) + "\n"
     )
-    return GateReport(tuple(findings), evaluated, directory / "docs" / "index.html")
+    return GateReport(tuple(findings), evaluated, directory)
 
 
 def _expectation(expect: Expect):

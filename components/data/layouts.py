@@ -279,7 +279,10 @@ def detect(rows: Sequence[Mapping[str, Any]], purpose: Split | str, where: str) 
     if best[0] * 2 > len(rows):
         return best[2]
     first = rows[0] if rows else {}
-    nearest = min(allowed, key=lambda layout: len(layout.missing(first)) / len(layout.needs))
+    # Of two equally near layouts the one that asks for less is the likelier intention: tests are rare.
+    nearest = min(
+        allowed, key=lambda layout: (len(layout.missing(first)) / len(layout.needs), layout.name == "code-tests")
+    )
     lacking = nearest.missing(first)
     reason = f"lacks {', '.join(lacking)}" if lacking else f"{_complaint(nearest, first)}"
     raise BadInput(

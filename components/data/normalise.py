@@ -13,10 +13,13 @@ import unicodedata
 from collections.abc import Sequence
 
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-# 1,234 is one number with a separator; 3,4,5 is a list.
-_DIGITS = r"\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d+)?"
+_DIGITS = r"\d+(?:\.\d+)?"
 _TOKEN = re.compile(rf"[{CJK}]|{_DIGITS}|[^\W\d_{CJK}]+|[+\-*/=<>^%&|!~()\[\]≤≥≠±√∑∫→]")
 _FAST_TOKEN = re.compile(rf"{_DIGITS}|[a-z]+|[+\-*/=<>^%&|!~()\[\]]")
+# 1,234 is one number with a separator; 3,4,5 is a list.
+_PUNCTUATED_NUMBER = re.compile(r"\d[.,]\d")
+_MARKED_NUMBER = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|(?<![\d.])\d+\.\d+(?![\d.]*\.\d)")
+_OPERATOR = re.compile(r"[+\-*/=<>^%&|!~()\[\]≤≥≠±√∑∫→]")
 _OPERATORS = frozenset("+-*/=<>^%&|!~()[]≤≥≠±√∑∫→")
 
 _LATEX_FRACTION = re.compile(r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
@@ -96,6 +99,11 @@ def plain(text: str) -> str:
     return text.casefold()
 
 
+def _canonical_number(match: re.Match[str]) -> str:
+    number = match.group().replace(",", "")
+    return number.rstrip("0").rstrip(".") if "." in number else number
+
+
 def tokens(text: str) -> list[str]:
     """Comparable tokens of a text: words, numbers (thousands separators removed), formula operators, CJK characters.
 
@@ -103,18 +111,19 @@ def tokens(text: str) -> list[str]:
     prose do not.
     """
     text = plain(text)
+    if _PUNCTUATED_NUMBER.search(text):
+        text = _MARKED_NUMBER.sub(_canonical_number, text)
     found = (_FAST_TOKEN if text.isascii() else _TOKEN).findall(text)
+    if not _OPERATOR.search(text):
+        return found
     last = len(found) - 1
     kept = []
     for position, token in enumerate(found):
-        if len(token) == 1 and token in _OPERATORS:
+        if token in _OPERATORS:
             before = found[position - 1] if position else ""
             after = found[position + 1] if position < last else ""
             if not (_formula(before) or _formula(after)):
                 continue
-        elif "," in token or "." in token:
-            token = token.replace(",", "")
-            token = token.rstrip("0").rstrip(".") if "." in token else token
         kept.append(token)
     return kept
 

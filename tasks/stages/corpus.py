@@ -131,10 +131,8 @@ def _gate(context, section: CorpusConfig, config: StageConfig, data, benchmarks,
         tables[f"benchmark-{name}"] = (suite("benchmark", section.gates, context_length), columns(items, token_length))
     tables["ingestion"] = (suite("ingestion", section.gates), _ingestion(sources))
     report = run_gates(tables, context.output / "gates")
-    context.attach(context.output / "gates" / "results.json", "gates/results.json")
-    for page in sorted((context.output / "gates" / "docs").rglob("*")):
-        if page.is_file() and page.suffix in (".html", ".css"):
-            context.attach(page, f"gates/{page.relative_to(context.output / 'gates').as_posix()}")
+    for name, page in report.pages.items():
+        context.attach(page, f"gates/{name}{page.suffix}")
     report.require(where="corpus")
     return report
 

@@ -73,6 +73,7 @@ class StringIndex:
             if item.tokens:
                 self._whole[item.tokens].append(position)
                 self._template[masked(list(item.tokens))].append(position)
+        self._item_lengths = {len(item.tokens) for item in self.items}
         self._tables = self._build_tables()
 
     def _length(self, item: IndexedItem) -> int:
@@ -164,7 +165,7 @@ class StringIndex:
                 match = self._confirm(text, raw, item, share)
                 if match:
                     matches[item] = match
-        if not matches:
+        if not matches and len(text) in self._item_lengths:
             for item in self._template.get(masked(list(text)), ())[:1]:
                 matches[item] = Match(item, "template", 0.0)
         return sorted(matches.values(), key=lambda match: (match.level == "template", -match.score, match.item))

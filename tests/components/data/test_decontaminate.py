@@ -1,0 +1,218 @@
+"""Known copies are found, clean and sibling problems stay, and every removal has readable evidence."""
+
+import gzip
+import itertools
+import json
+import random
+import re
+import textwrap
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from components.data.decontaminate import clean_files, decontaminate, index_fingerprint, write_evidence, write_report
+from components.data.decontaminate.engine import TextRecord
+from components.data.dedup import check_disjoint, deduplicate
+from components.data.generator import generate
+from components.data.schema import Message, RlRecord, SftRecord, Verifier
+from components.recipe.data import DecontaminateConfig, GeneratorSource
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+STRING_ONLY = DecontaminateConfig(semantic=False)
+QUESTION = (
+    "A farmer keeps 14 hens and 9 ducks. Every hen lays 5 eggs a week and every duck lays 3 eggs a week. "
+    "How many eggs does the farmer collect in a week?"
+)
+
+
+def sft(question, answer="<think></think>\\boxed{1}", name="r"):
+    prompt = (Message(role="user", content=question),)
+    return SftRecord(id=name, source="s", domain="math", family="f", prompt=prompt, response=answer)
+
+
+def item(text, name="b"):
+    return TextRecord(name, (("question", text),))
+
+
+def levels(question, answer="<think></think>\\boxed{1}", benchmark=(QUESTION,), config=STRING_ONLY):
+    items = [item(text, f"b{n}") for n, text in enumerate(benchmark)]
+    result = decontaminate({"sft": [sft(question, answer)]}, {"bench": items}, config)
+    return [finding.level for finding in result.removed], result
+
+
+@pytest.mark.parametrize(
+    ("question", "level"),
+    [
+        (QUESTION, "exact"),
+        ("\n".join(textwrap.wrap(QUESTION, 20)).upper(), "exact"),
+        (re.sub(r"(\d+)", r"$\1$", QUESTION), "exact"),
+        (f"I saw this in a book: {QUESTION} Explain every step.", "contained"),
+        (QUESTION.replace("How many eggs does the farmer collect", "What number of eggs is collected"), "ngram"),
+    ],
+)
+def test_copies_are_removed(question, level):
+    assert levels(question)[0] == [level]
+
+
+def test_a_copy_in_the_answer_is_found():
+    found, result = levels("Tell me about farms.", f"<think>{QUESTION}</think>ok")
+    assert found == ["contained"]
+    assert result.removed[0].field == "answer"
+
+
+def test_a_template_sibling_stays_and_is_reported():
+    found, result = levels(QUESTION.replace("14", "23").replace("9", "8"))
+    assert found == []
+    assert [finding.level for finding in result.templates] == ["template"]
+    assert result.counts["sft"]["template"] == 1
+
+
+def test_formulas_count_every_symbol():
+    benchmark = ("m:7a-1b+7", "solve 6a+4b*7c-4d+2e*3f for a")
+    assert levels("m:7a-1b+7", benchmark=benchmark)[0] == ["exact"]
+    assert levels("m:7a-1b+7c*2", benchmark=benchmark)[0] == []
+    assert levels("solve 6a+4b*7c-4d+2e*5f for a", benchmark=benchmark)[0] == []
+    assert levels("so we had to solve 6a+4b*7c-4d+2e*3f for a, again", benchmark=benchmark)[0] == ["contained"]
+
+
+def test_boilerplate_of_a_template_is_no_copy():
+    rules = "On this island every knight tells the truth and every knave lies and you meet some of them on the road. "
+    names = ["Ann", "Bob", "Cid", "Dee", "Eve", "Flo"]
+    benchmark = [
+        f"{rules}{name} says that {other} is a knave. Who is a knight?" for name, other in itertools.pairwise(names)
+    ]
+    assert levels(f"{rules}Gus says that Hal is a knight. Who lies?", benchmark=benchmark)[0] == []
+    assert levels(benchmark[2], benchmark=benchmark)[0] == ["exact"]
+
+
+def test_benchmark_and_config_are_part_of_the_index_identity():
+    one = index_fingerprint({"a": [item(QUESTION)]}, STRING_ONLY)
+    assert one == index_fingerprint({"a": [item(QUESTION)]}, STRING_ONLY)
+    assert one != index_fingerprint({"a": [item(QUESTION + " Now.")]}, STRING_ONLY)
+    assert one != index_fingerprint({"a": [item(QUESTION)]}, STRING_ONLY.model_copy(update={"ngram": 8}))
+
+
+@pytest.mark.slow
+def test_paraphrases_are_found_by_meaning_and_other_numbers_are_not():
+    others = [
+        "A train travels at 60 miles per hour for 3 hours. How far does the train travel?",
+        "Maria reads 20 pages of her book every day. How many pages does she read in 7 days?",
+        "A shop sells 30 shirts at 15 dollars each. How much money does the shop earn?",
+    ]
+    paraphrase = (
+        "The farmer owns 14 hens and 9 ducks. If each hen lays five eggs per week and each duck lays three eggs per "
+        "week, what is the number of eggs collected by the farmer weekly?"
+    )
+    config = DecontaminateConfig(min_coverage=1.0)
+    found, result = levels(paraphrase, benchmark=(QUESTION, *others), config=config)
+    assert found == ["semantic"], result.review
+    assert result.removed[0].benchmark_item == "b0"
+    assert levels(paraphrase.replace("14", "15"), benchmark=(QUESTION, *others), config=config)[0] == []
+    assert levels("A train carries 60 people to the coast.", benchmark=(QUESTION, *others), config=config)[0] == []
+
+
+def test_generated_splits_are_disjoint_and_survive_quickly():
+    made = generate(GeneratorSource(pretrain=200, sft=1500, rl=400, preference=100, benchmark=32), seed=3)
+    data = {name: getattr(made, name) for name in ("pretrain", "sft", "rl", "preference", "preference_heldout")}
+    assert check_disjoint(data, made.benchmarks) == []
+    result = decontaminate(data, made.benchmarks, DecontaminateConfig())
+    assert result.removed == []
+    stolen = made.benchmarks["nano-math"][0]
+    data["rl"] = [*data["rl"], RlRecord(**stolen.model_dump(exclude={"benchmark"}))]
+    assert len(check_disjoint(data, made.benchmarks)) == 1
+    result = decontaminate(data, made.benchmarks, DecontaminateConfig())
+    assert [(finding.level, finding.benchmark_item) for finding in result.removed] == [("exact", stolen.id)]
+
+
+def test_duplicates_keep_the_first():
+    verifier = Verifier(kind="math", reference={"answer": "4"})
+    rows = [
+        RlRecord(
+            id=str(n),
+            source="s",
+            domain="math",
+            family="f",
+            verifier=verifier,
+            prompt=(Message(role="user", content=t),),
+        )
+        for n, t in enumerate(["What is 2+2?", "what  IS 2+2", "What is 2-2?"])
+    ]
+    kept, dropped = deduplicate(rows)
+    assert [record.id for record in kept] == ["0", "2"]
+    assert (dropped[0].item, dropped[0].survivor) == ("1", "0")
+
+
+def test_evidence_and_report_can_be_read(tmp_path):
+    text = f"From <b>a book</b>: {QUESTION}"
+    _, result = levels(text)
+    assert write_evidence(tmp_path / "evidence.parquet", result.findings) == 1
+    row = pq.read_table(tmp_path / "evidence.parquet").to_pylist()[0]
+    start, end = row["spans"][-1]
+    assert text[start:end] == QUESTION.rstrip("?")
+    assert QUESTION[slice(*row["benchmark_spans"][-1])] == QUESTION.rstrip("?")
+    write_report(tmp_path / "report.html", result, STRING_ONLY)
+    page = (tmp_path / "report.html").read_text()
+    assert "<mark>A farmer keeps 14 hens" in page
+    assert "&lt;b&gt;" in page
+    assert "1 of 1 records removed" in page
+
+
+def test_clean_files_keeps_rows_unchanged_and_in_order(tmp_path):
+    rows = [
+        f'{{"b":1,  "question":"{QUESTION}"}}',
+        '{"question":"Is caf\\u00e9 spelt so?","n":[1, 2]}',
+        '{"answer": "2"}',
+    ]
+    (tmp_path / "corpus.jsonl").write_text("\n".join([*rows, "{not json"]) + "\n")
+    (tmp_path / "bench.jsonl").write_text(json.dumps({"problem": QUESTION.upper()}) + "\n")
+    counts = clean_files(
+        [str(tmp_path / "corpus.jsonl")], [str(tmp_path / "bench.jsonl")], tmp_path / "out", STRING_ONLY
+    )
+    assert (tmp_path / "out" / "clean.jsonl").read_text().splitlines() == rows[1:]
+    assert (counts["records"], counts["kept"], counts["removed"], counts["malformed"]) == (3, 2, 1, 1)
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert pq.read_table(tmp_path / "out" / "evidence.parquet").num_rows == 1
+
+
+def test_gsm8k_injections_recall_and_false_alarms(record_property):
+    if not (SHARED / "corpora" / "gsm8k_train.jsonl.gz").is_file():
+        pytest.skip("shared test data is absent: ../shared/data")
+    with gzip.open(SHARED / "corpora" / "gsm8k_train.jsonl.gz", "rt") as stream:
+        train = [json.loads(line) for line in stream][:3000]
+    with (SHARED / "benchmarks" / "gsm8k_test.jsonl").open() as stream:
+        test = [json.loads(line)["question"] for line in stream]
+    chosen = random.Random(0).sample(test, 300)
+    injections = {
+        "exact": lambda text: text,
+        "re-wrapped": lambda text: "\n".join(textwrap.wrap(text, 28)),
+        "re-cased": str.upper,
+        "latex": lambda text: re.sub(r"\d+(?:[.,]\d+)*", r"$\g<0>$", text),
+        "embedded": lambda text: f"Here is what I found in a book.\n\n{text}\n\nHelp me to solve it, step by step.",
+        "sibling": lambda text: re.sub(r"\d+", lambda found: str(int(found.group()) + 3), text),
+    }
+    rows = [
+        TextRecord(f"clean:{n}", (("question", r["question"]), ("answer", r["answer"]))) for n, r in enumerate(train)
+    ]
+    for kind, change in injections.items():
+        rows += [
+            TextRecord(f"{kind}:{n}", (("question", change(text)),))
+            for n, text in enumerate(chosen)
+            if kind != "sibling" or re.search(r"\d", text)
+        ]
+    started = time.perf_counter()
+    result = decontaminate({"sft": rows}, {"gsm8k": [item(text, str(n)) for n, text in enumerate(test)]}, STRING_ONLY)
+    seconds = time.perf_counter() - started
+    flagged = {finding.item for finding in result.removed}
+    share = {
+        kind: sum(row.id in flagged for row in rows if row.id.startswith(f"{kind}:"))
+        / sum(row.id.startswith(f"{kind}:") for row in rows)
+        for kind in ("clean", *injections)
+    }
+    record_property("documents_per_second", round(len(rows) / seconds))
+    record_property("flagged", share)
+    print(f"{len(rows) / seconds:.0f} documents/s, flagged share: {share}")
+    assert all(share[kind] >= 0.99 for kind in ("exact", "re-wrapped", "re-cased", "latex", "embedded"))
+    assert share["clean"] <= 0.001
+    assert share["sibling"] == 0
