@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Dispatch by verifier, on the real sandbox and the real checker."""
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def test_bad_references_are_bad_input_not_wrong_answers(scorer):
         ("instruction", {"constraints": [{"id": "language:response_language"}]}),
         ("instruction", {"constraints": [{"id": "punctuation:no_comma", "arguments": {"x": 1}}]}),
     ):
-        with pytest.raises(BadInput, match="verifier.reference"):
+        with pytest.raises(BadInput, match=r"verifier\.reference"):
             one(scorer, kind, reference, "x")
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Outputs and values, compared on the host."""
 
 from __future__ import annotations

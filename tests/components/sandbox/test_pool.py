@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """The real sandbox: verdicts, languages, threads, failures of the machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """The filter, read by a small interpreter of BPF: what it answers for chosen calls."""
 
 from __future__ import annotations
