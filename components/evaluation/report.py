@@ -101,9 +101,9 @@ PAGE = """<!doctype html>
 <title>@TITLE@: evaluation</title>
 <style>
 :root{color-scheme:light dark;--line:#8884;--good:#0a7d4f;--bad:#b3402a;--soft:#8882}
-body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;max-width:1240px;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
-td,th{padding:.25rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+td,th{padding:.25rem .5rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 td:first-child,th:first-child{text-align:left}
 #filters{display:flex;gap:.6rem;flex-wrap:wrap;margin:1rem 0}select,input{font:inherit;padding:.2rem .4rem}
 details{border-bottom:1px solid var(--line);padding:.3rem 0}summary{cursor:pointer}
