@@ -89,8 +89,8 @@ def _string(row: Mapping[str, Any], keys: Sequence[str], what: str) -> str:
         present = next((key for key in keys if key in row), keys[0])
         raise Malformed(present, f"{what} is missing or empty")
     value = row[key]
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
+    if isinstance(value, list) and value and (len(value) == 1 or keys == SOLUTION_KEYS):
+        value = value[0]  # several worked solutions: the first teaches as well as any
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise Malformed(key, f"{what} is {type(value).__name__}, not text")
     text = str(value)
@@ -172,12 +172,18 @@ def _parse_problem_answer(row: Mapping[str, Any]) -> Row:
     problem = _string(row, PROBLEM_KEYS, "the problem")
     answer = _string(row, ANSWER_KEYS, "the answer")
     key = _first(row, SOLUTION_KEYS)
-    solution = _string(row, (key,), "the solution") if key else None
+    solution = _string(row, SOLUTION_KEYS, "the solution") if key else None
     final = _GSM_ANSWER.search(answer)
     if solution is None and final:  # GSM8K keeps the worked solution in the answer
         solution = _GSM_CALCULATOR.sub("", answer[: final.start()]).strip()
         answer = final.group(1).replace(",", "")
-    return Row(prompt=_user(problem), answer=answer, solution=solution)
+    prompt = _user(problem)
+    chat = _first(row, MESSAGE_KEYS)
+    if chat is not None:  # RLVR exports: `prompt` may hold only the instructions, the chat holds the question
+        turns = _messages(row[chat], chat)
+        asked = tuple(turn for turn in turns if turn.role != "assistant")
+        prompt = asked if any(turn.role == "user" for turn in asked) else prompt
+    return Row(prompt=prompt, answer=answer, solution=solution)
 
 
 def _parse_preference(row: Mapping[str, Any]) -> Row:

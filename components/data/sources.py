@@ -8,6 +8,7 @@ lineage shows as data shard. S3 credentials and endpoint come from the environme
 from __future__ import annotations
 
 import csv
+import fnmatch
 import gzip
 import hashlib
 import io
@@ -20,14 +21,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from components.artifacts.s3 import S3Objects
 from components.data.layouts import LAYOUTS, Layout, Malformed, detect, to_record
 from components.data.schema import Record
-from components.failures import BadInput, InfrastructureError
+from components.failures import BadInput
 from components.recipe.data import BenchmarkSource, FileSource
 
 DETECTION_RECORDS = 20
-CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 60
 EXTENSIONS = (".jsonl", ".jsonl.gz", ".json.gz", ".ndjson", ".parquet", ".csv")
 
 
@@ -153,55 +153,29 @@ def expand(uri: str) -> list[str]:
     return found
 
 
-def _s3():
-    import s3fs
-
-    return s3fs.S3FileSystem(
-        use_listings_cache=False,
-        skip_instance_cache=True,
-        config_kwargs={
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "read_timeout": READ_TIMEOUT_S,
-            "retries": {"max_attempts": 3},
-        },
-    )
-
-
-def _s3_call(uri: str, action):
-    """Runs one S3 request and says which of the two it was: a wrong name or right, or a server out of reach."""
-    try:
-        return action(_s3())
-    except FileNotFoundError:
-        return None
-    except PermissionError as error:
-        raise BadInput(
-            f"access denied: {error}", where=uri, remedy="Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from None
-    except Exception as error:
-        name = type(error).__name__
-        if name in ("NoCredentialsError", "PartialCredentialsError"):
-            raise BadInput(f"{error}", where=uri, remedy="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from None
-        endpoint = os.environ.get("AWS_ENDPOINT_URL") or "the default endpoint of AWS"
-        raise InfrastructureError(f"{uri}: cannot be read from {endpoint}: {name}: {error}") from error
-
-
 def _s3_expand(uri: str) -> list[str]:
-    def listing(filesystem):
-        if any(mark in uri for mark in "*?["):
-            return filesystem.glob(uri)
-        return filesystem.find(uri)
-
-    found = _s3_call(uri, listing) or []
-    return sorted(f"s3://{name}" for name in found if name.endswith(EXTENSIONS))
+    """One object is taken at its word (reading it says whether it is there); a glob or a folder is listed."""
+    parts = urlsplit(uri, allow_fragments=False)
+    key = f"{parts.path}?{parts.query}".lstrip("/") if parts.query or uri.endswith("?") else parts.path.lstrip("/")
+    marked = any(mark in key for mark in "*?[")
+    if not marked and key.endswith(EXTENSIONS):
+        return [uri]
+    folder = key.rstrip("/")
+    if marked:
+        folder = key[: min(key.index(mark) for mark in "*?[" if mark in key)].rpartition("/")[0]
+    found = [f"{folder}/{name}" if folder else name for name in S3Objects(parts.netloc).files(folder)]
+    chosen = [name for name in found if name.endswith(EXTENSIONS) and (not marked or fnmatch.fnmatchcase(name, key))]
+    return sorted(f"s3://{parts.netloc}/{name}" for name in chosen)
 
 
 def read_bytes(uri: str) -> bytes:
-    """A whole file. Raises BadInput when it is not there."""
+    """A whole file. Raises BadInput when it is not there, InfrastructureError when S3 is out of reach."""
     if uri.startswith("s3://"):
-        content = _s3_call(uri, lambda filesystem: filesystem.cat_file(uri))
-        if content is None:
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        found = S3Objects(bucket).read(key)
+        if found is None:
             raise BadInput("no such object", where=uri)
-        return content
+        return found.data
     return Path(uri).read_bytes()
 
 

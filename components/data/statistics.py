@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from components.data.decontaminate.engine import fields, user_text
-from components.data.dedup import record_key
+from components.data.dedup import prompt_key, record_key
 from components.data.schema import BenchmarkItem, PreferenceRecord, PretrainRecord, Record, RlRecord, SftRecord
 
 TokenLength = Callable[[str], int]
@@ -77,7 +77,8 @@ def columns(
     rows: list[Mapping[str, Any]] = []
     seen: set[str] = set()
     for record in records:
-        key = record_key(record)
+        # A question asked twice is a duplicate even when its two references differ.
+        key = prompt_key(record) if isinstance(record, RlRecord) else record_key(record)
         texts = fields(record)
         row: dict[str, Any] = {
             "id": record.id,

@@ -2,16 +2,19 @@
 
 import gzip
 import json
+import uuid
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.artifacts.s3 import S3Objects
 from components.data.jsonl import read_records, record_id, write_records
 from components.data.schema import SftRecord
 from components.data.sources import ingest
 from components.failures import BadInput, InfrastructureError
 from components.recipe.data import BenchmarkSource, FileSource
+from tests.components.artifacts.conftest import s3_endpoint, s3_environment  # noqa: F401
 
 USER = [{"role": "user", "content": "What is 2+2?"}]
 
@@ -133,8 +136,34 @@ def test_an_unreachable_s3_endpoint_is_an_infrastructure_error(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    with pytest.raises(InfrastructureError, match=r"s3://bucket/a\.jsonl.*127\.0\.0\.1:9"):
+    with pytest.raises(InfrastructureError, match=r"127\.0\.0\.1:9"):
         ingest(FileSource(uri="s3://bucket/a.jsonl", split="sft"))
+
+
+@pytest.mark.server
+def test_s3_objects_and_globs_on_a_real_server(s3_environment, monkeypatch):  # noqa: F811
+    bucket = S3Objects(f"data-{uuid.uuid4().hex[:12]}")
+    bucket.check(10, create=True)
+    for name in ("b", "a"):
+        assert bucket.create(f"corpus/{name}.jsonl", json.dumps({"text": name}).encode())
+    assert bucket.create("corpus/readme.md", b"not data")
+    found = ingest(FileSource(uri=f"s3://{bucket.bucket}/corpus/*.jsonl", split="pretrain"))
+    assert [record.text for record in found.records] == ["a", "b"]
+    assert found.records[0].source == f"s3://{bucket.bucket}/corpus/a.jsonl#1"
+    assert len(ingest(FileSource(uri=f"s3://{bucket.bucket}/corpus", split="pretrain")).records) == 2
+    with pytest.raises(BadInput, match="no such object"):
+        ingest(FileSource(uri=f"s3://{bucket.bucket}/corpus/c.jsonl", split="pretrain"))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(BadInput, match=r"(?i)credential|secret|key|denied"):
+        ingest(FileSource(uri=f"s3://{bucket.bucket}/corpus/a.jsonl", split="pretrain"))
+
+
+def test_the_question_of_an_rlvr_export_is_in_its_chat(tmp_path):
+    chat = json.dumps([{"role": "system", "content": "Think."}, {"role": "user", "content": "Which blot?"}])
+    path = write(tmp_path / "a.jsonl", [{"prompt": "You are a chatbot.", "messages": chat, "ground_truth": "Western"}])
+    (record,) = ingest(FileSource(uri=path, split="rl", domain="science")).records
+    assert [message.content for message in record.prompt] == ["Think.", "Which blot?"]
+    assert record.verifier.kind == "science"
 
 
 def test_benchmarks_become_items(tmp_path):
