@@ -76,7 +76,7 @@ def environment(home: Path | str | None = None) -> dict[str, str]:
 
 def local_environment(home: Path, ports: dict[str, int], keys: dict[str, str]) -> dict[str, str]:
     """The same, from its parts; KeyError when a port was not chosen yet."""
-    loopback = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1,localhost"]))
+    loopback = _without_proxy(os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or "")
     return {
         **QUIET,
         "RINGFLOW_PROFILE": "local",
@@ -102,3 +102,9 @@ def local_environment(home: Path, ports: dict[str, int], keys: dict[str, str]) -
         "NO_PROXY": loopback,
         "no_proxy": loopback,
     }
+
+
+def _without_proxy(given: str) -> str:
+    """NO_PROXY with the loopback names added once: clients export it, so it comes back here."""
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    return ",".join(dict.fromkeys([*names, "127.0.0.1", "localhost"]))

@@ -247,7 +247,9 @@ class _Work:
     def _digest(self, service: Service) -> str:
         """Changes when the service would be started with other settings (another port or key, an upgraded command)."""
         site = self.site()
-        settings = json.dumps([service.command(site), service.variables(site)], sort_keys=True)
+        # The caller's proxy settings are no reason to restart a server under a running pipeline.
+        variables = {name: value for name, value in service.variables(site).items() if name.lower() != "no_proxy"}
+        settings = json.dumps([service.command(site), variables], sort_keys=True)
         return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     def _healthy_now(self) -> dict[str, str]:
