@@ -286,7 +286,7 @@ class _Work:
                     ready.add(service.name)
                     self.started.append(service.name)
                     self.report(f"{service.name}: {service.url(self.site())}")
-            time.sleep(0.1)
+            time.sleep(0.25)  # each look is a request to servers that are still importing
 
     def _start(self, service: Service) -> None:
         site, log = self.site(), _log(self.home, service.name)
