@@ -29,7 +29,7 @@ def evaluate_model(request: EvaluateRequest) -> State:
     """Evaluates a model on the held-out benchmarks of a recipe; a result that is known already is reused."""
     graph, loaded = request.load()
     store = Store.open(os.environ.get("RINGFLOW_STORE"))
-    store.check()
+    store.check(deadline_s=20)
     model = checkpoint_of(find_artifact(request.model, store), store)
     return execute(
         graph,
@@ -41,7 +41,7 @@ def evaluate_model(request: EvaluateRequest) -> State:
 
 
 def checkpoint_of(ref: ArtifactRef, store: Store) -> ArtifactRef:
-    """The checkpoint to evaluate: the artifact itself, or the one a release was made from (its parity is checked there).
+    """The checkpoint to evaluate: the artifact itself, or what a release was made from (equal by its parity check).
 
     Raises:
         BadInput: the artifact holds no policy model.

@@ -1,8 +1,8 @@
 """Runs a DAG inside a Prefect flow run: session, one task per node, stopping, the report, the end of the lineage run.
 
 Shared by the flows of this folder. Stages whose inputs failed do not start; others go on, so that a failed evaluation
-does not cost a night of training. One stage at a time uses the hardware. However the flow ends, learners and engines end
-with it, and what finished stays.
+does not cost a night of training. One stage at a time uses the hardware. However the flow ends, learners and engines
+end with it, and what finished stays.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ from components.recipe.load import LoadedRecipe
 from flows.board import PlainBoard
 from flows.graph import Graph
 from flows.prefect_api import run_url
+from flows.report import finish_report
 from flows.result import RunResult, collect
 from flows.shown import show_result, tags_of
 from flows.watch import Watcher, release_workers
 from tasks.board import Board
 from tasks.lineage import RunTracker
-from tasks.runner import stage_task
+from tasks.runner import submit_stage
 from tasks.session import Session
 
 log = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ def execute(
         try:
             for node in graph.nodes.values():
                 inputs = {name: futures[source] for name, source in node.inputs.items()}
-                futures[node.name] = stage_task(node, session).submit(node, session, inputs)
+                futures[node.name] = submit_stage(node, session, inputs)
             for name in graph.nodes:
                 futures[name].wait()
         except (KeyboardInterrupt, TerminationSignal) as error:
@@ -106,7 +108,7 @@ def execute(
             session.outcomes[name] = {"state": "stopped" if session.stop.is_set() else "skipped"}
             board.state(name, "skipped", "" if session.stop.is_set() else "an input is missing")
     result = collect(graph, session.outcomes, str(flow_run.id), flow_run.name, began, session.tracker.url)
-    _last = result = _close(session, result)
+    _last = result = _close(session, loaded, result)
     shutil.rmtree(session.work, ignore_errors=True)
     if isinstance(interrupted, TerminationSignal):
         raise interrupted
@@ -115,11 +117,23 @@ def execute(
     return Completed(message=result.message()) if result.succeeded else Failed(message=result.message())
 
 
-def _close(session: Session, result: RunResult) -> RunResult:
-    """Prefect page and the end of the MLflow run. The stages' results are committed already."""
+def _close(session: Session, loaded: LoadedRecipe, result: RunResult) -> RunResult:
+    """Report, Prefect page and the end of the MLflow run. The stages' results are committed already."""
+    version = code_version(REPOSITORY)
+    facts = {"commit": version.get("git.commit", "")[:12]} if version else {}
+    work = sum(outcome.get("work_seconds", 0.0) for outcome in session.outcomes.values())
+    if work:
+        facts["outside the stages"] = f"{max(result.seconds - work, 0):.1f} s of {result.seconds:.1f} s"
+    report = finish_report(home_directory(), session, loaded, result, facts)
+    if report is not None:
+        result = replace(result, links={**result.links, "Report": str(report)})
     show_result(result)
     session.tracker.finish("FINISHED" if result.succeeded else "KILLED" if result.cancelled else "FAILED", {})
     return result
+
+
+def home_directory() -> Path:
+    return Path(os.environ.get("RINGFLOW_HOME", ".ringflow")).absolute()
 
 
 def _session(
@@ -133,9 +147,9 @@ def _session(
     tags: Mapping[str, str],
 ) -> Session:
     """Opens the store and the lineage of this run; both answer within seconds or the run ends with the reason."""
-    home = Path(os.environ.get("RINGFLOW_HOME", ".ringflow")).absolute()
+    home = home_directory()
     store = Store.open(os.environ.get("RINGFLOW_STORE"), home / "cache")
-    store.check()
+    store.check(deadline_s=20)
     run_id = str(flow_run.id)
     tracker = RunTracker(os.environ.get("MLFLOW_TRACKING_URI", ""), graph.recipe.execution.project)
     found = tags_of(loaded, flow_run, run_url(run_id), code_version(REPOSITORY))

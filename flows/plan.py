@@ -40,7 +40,7 @@ def make_plan(
         return [Planned(name, "UNKNOWN", "the stack is down: start it with `ringflow up`") for name in graph.nodes]
     home_cache = Path("/nonexistent")  # planning reads markers and manifests only, nothing is cached
     store = Store.open(url, home_cache)
-    store.check()
+    store.check(deadline_s=20)
     allowed, forced = graph.selection(start_at, only), set(graph.require(force, "--force"))
     refs: dict[str, ArtifactRef] = {}
     plan = []

@@ -30,7 +30,7 @@ def ring(request: RunRequest) -> State:
     return execute(
         graph,
         loaded,
-        allowed=frozenset(graph.selection(request.start_at, request.only)),
+        allowed=frozenset(graph.selection(request.start_at or None, request.only)),
         forced=frozenset(graph.require(request.force, "--force")),
-        repeat_of=request.repeat_of,
+        repeat_of=request.repeat_of or None,
     )

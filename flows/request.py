@@ -1,4 +1,8 @@
-"""What a person asks for: the parameters of a run, as a shallow model that Prefect renders as a form."""
+"""What a person asks for: the parameters of a run, as shallow models that Prefect renders as forms.
+
+`position` keeps the fields in this order (Prefect sorts by name otherwise); text that may be absent is empty rather
+than null, because a union renders as two controls.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.failures import BadInput
 from components.recipe.load import LoadedRecipe, read_recipe, recipe_names
 from flows.graph import Graph, build
 
@@ -19,15 +22,15 @@ RecipeName = Literal[tuple(recipe_names(RECIPES))]  # type: ignore[valid-type]
 
 
 class RunRequest(BaseModel):
-    """Position keeps the fields in this order in the form (Prefect sorts by name otherwise)."""
+    """Which recipe to run, and how much of it. Finished stages are reused; a failed one resumes."""
 
     model_config = ConfigDict(extra="forbid", title="Run a recipe")
 
-    recipe: RecipeName | None = Field(  # type: ignore[valid-type]
+    recipe: RecipeName = Field(  # type: ignore[valid-type]
         default="nano", title="Recipe", description="A recipe of the project", json_schema_extra={"position": 0}
     )
-    recipe_file: str | None = Field(
-        default=None,
+    recipe_file: str = Field(
+        default="",
         title="Recipe file",
         description="Path of a YAML file on the worker, instead of a recipe of the project",
         json_schema_extra={"position": 1},
@@ -35,8 +38,8 @@ class RunRequest(BaseModel):
     seed: int | None = Field(
         default=None, ge=0, title="Seed", description="The recipe's when empty", json_schema_extra={"position": 2}
     )
-    start_at: str | None = Field(
-        default=None,
+    start_at: str = Field(
+        default="",
         title="Start at stage",
         description="Such as sft or rlvr-2; earlier stages must be finished",
         json_schema_extra={"position": 3},
@@ -59,8 +62,8 @@ class RunRequest(BaseModel):
         description="Such as sft.steps=100 or rlvr.0.loss.beta=4",
         json_schema_extra={"position": 6},
     )
-    repeat_of: str | None = Field(
-        default=None,
+    repeat_of: str = Field(
+        default="",
         title="Rerun of",
         description="Run id whose forced stages are reused (set by `ringflow rerun`)",
         json_schema_extra={"position": 7},
@@ -68,10 +71,7 @@ class RunRequest(BaseModel):
 
     def load(self) -> tuple[Graph, LoadedRecipe]:
         """Reads and checks everything that needs no server. Raises BadInput."""
-        name = self.recipe_file or self.recipe
-        if not name:
-            raise BadInput("no recipe is named", where="recipe", remedy="Choose a recipe or give a recipe file")
-        graph, loaded = load_graph(name, self.overrides, self.seed)
+        graph, loaded = load_graph(self.recipe_file or self.recipe, self.overrides, self.seed)
         graph.selection(self.start_at, self.only)
         graph.require(self.force, "--force")
         return graph, loaded
@@ -87,14 +87,14 @@ class EvaluateRequest(BaseModel):
         description="models:/name@alias, models:/name/version, an MLflow run id, or the URI of an artifact",
         json_schema_extra={"position": 0},
     )
-    recipe: RecipeName | None = Field(  # type: ignore[valid-type]
+    recipe: RecipeName = Field(  # type: ignore[valid-type]
         default="nano",
         title="Recipe",
         description="Its benchmarks and evaluation settings are used",
         json_schema_extra={"position": 1},
     )
-    recipe_file: str | None = Field(
-        default=None,
+    recipe_file: str = Field(
+        default="",
         title="Recipe file",
         description="Path of a YAML file on the worker, instead of a recipe of the project",
         json_schema_extra={"position": 2},
@@ -108,11 +108,14 @@ class EvaluateRequest(BaseModel):
 
     def load(self) -> tuple[Graph, LoadedRecipe]:
         """The recipe's corpus (for its benchmarks) and one evaluation. Raises BadInput."""
-        name = self.recipe_file or self.recipe
-        if not name:
-            raise BadInput("no recipe is named", where="recipe", remedy="Choose a recipe or give a recipe file")
-        graph, loaded = load_graph(name, self.overrides, read_base=False)
+        graph, loaded = load_graph(self.recipe_file or self.recipe, self.overrides, read_base=False)
         return graph.evaluation(), loaded
+
+
+def named(recipe: str) -> dict[str, str]:
+    """The fields of a request for what a person typed: a path of a YAML file, else a recipe's name."""
+    is_path = recipe.endswith((".yaml", ".yml")) or "/" in recipe
+    return {"recipe_file": recipe} if is_path else {"recipe": recipe}
 
 
 def load_graph(

@@ -14,11 +14,17 @@ from flows.prefect_api import run_url
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """state: done, reused, failed, stopped or skipped."""
+    """state: done, reused, failed, stopped or skipped.
+
+    seconds: from the moment its inputs were there, waiting included. work_seconds: inside the stage's own code.
+    started_s: seconds after the run's start.
+    """
 
     node: str
     state: str
     seconds: float = 0.0
+    work_seconds: float = 0.0
+    started_s: float | None = None
     ref: ArtifactRef | None = None
     error: str = ""
 
@@ -86,6 +92,10 @@ def collect(
     graph: Graph, outcomes: Mapping[str, Mapping[str, Any]], run_id: str, run_name: str, began: float, mlflow_url: str
 ) -> RunResult:
     """The RunResult of a flow run. began: time.time() when it started."""
-    stages = tuple(StageOutcome(node=name, **outcomes[name]) for name in graph.nodes)
+    stages = []
+    for name in graph.nodes:
+        values = dict(outcomes[name])
+        started = values.pop("started", None)
+        stages.append(StageOutcome(node=name, started_s=None if started is None else started - began, **values))
     links = {"Prefect": run_url(run_id), "MLflow": mlflow_url}
-    return RunResult(graph.recipe.name, run_id, run_name, time.time() - began, stages, links)
+    return RunResult(graph.recipe.name, run_id, run_name, time.time() - began, tuple(stages), links)

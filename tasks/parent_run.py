@@ -58,6 +58,11 @@ class ParentRun:
         if tags:
             self._ask("POST", "runs/log-batch", {"run_id": self.run_id, "tags": _pairs(tags)})
 
+    def status_of(self, run_id: str) -> str:
+        """RUNNING, FINISHED, FAILED, KILLED; empty for a run MLflow does not have (any more)."""
+        found = self._ask("GET", f"runs/get?run_id={run_id}", missing_ok=True) if run_id else None
+        return found["run"]["info"]["status"] if found else ""
+
     def finish(self, status: str) -> None:
         """status: FINISHED, FAILED or KILLED."""
         body = {"run_id": self.run_id, "status": status, "end_time": int(time.time() * 1000)}

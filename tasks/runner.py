@@ -15,11 +15,13 @@ import logging
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 from prefect.states import State
 from prefect.tasks import exponential_backoff
 
@@ -41,11 +43,21 @@ log = logging.getLogger(__name__)
 OTHER_RUN_DEADLINE_S = 7 * 24 * 3600.0
 
 
-def stage_task(node: Node, session: Session):
-    """The Prefect task of a node: named after it, with the retries of the recipe's execution section."""
+class Job:
+    """A node in a session. No dataclass: Prefect would walk through all it holds, in search of futures."""
+
+    def __init__(self, node: Node, session: Session) -> None:
+        self.node, self.session = node, session
+
+
+def submit_stage(node: Node, session: Session, inputs: Mapping[str, Any]) -> PrefectFuture:
+    """Submits a node's task: named after it, with the retries of the recipe's execution section.
+
+    inputs: input name -> future of the task that makes it, or the JSON of an ArtifactRef.
+    """
     execution = session.execution
     delays = exponential_backoff(backoff_factor=max(execution.retry_delay_s, 0.01))
-    return run_stage.with_options(
+    task_of_node = run_stage.with_options(
         name=node.name,
         task_run_name=node.name,
         tags=[node.stage.type],
@@ -53,6 +65,7 @@ def stage_task(node: Node, session: Session):
         retry_delay_seconds=delays if execution.retries else None,
         retry_jitter_factor=0.5 if execution.retries else None,
     )
+    return task_of_node.submit(Job(node, session), dict(inputs))
 
 
 def _may_retry(task: Any, task_run: Any, state: State) -> bool:
@@ -67,40 +80,59 @@ def _may_retry(task: Any, task_run: Any, state: State) -> bool:
     cache_result_in_memory=True,
     retry_condition_fn=_may_retry,
 )
-def run_stage(node: Node, session: Session, inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def run_stage(job: Job, inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Reuses or computes a node's artifact; the result is the JSON of its ArtifactRef.
 
     Raises what the stage raised, in ringflow's failure kinds (components.failures).
     """
+    node, session = job.node, job.session
     refs = {name: ArtifactRef.model_validate(value) for name, value in inputs.items()}
-    began = time.monotonic()
+    timing = Timing()
     try:
         session.stop.check()
-        ref, reused = _obtain(node, session, refs)
+        ref = _obtain(node, session, refs, timing)
     except BaseException as error:
         failure = classify(error)
         if session.stop.is_set() and not isinstance(failure, Cancelled):
             log.info("%s ended while stopping: %s", node.name, first_lines(failure))
             failure = Cancelled(f"stopped: {session.stop.reason}")
-        stopped = isinstance(failure, Cancelled)
-        session.board.state(node.name, "stopped" if stopped else "failed", first_lines(failure))
-        log.debug("%s failed", node.name, exc_info=error)
-        session.outcomes[node.name] = {"state": "stopped" if stopped else "failed", "error": str(failure)}
+        state = "stopped" if isinstance(failure, Cancelled) else "failed"
+        session.board.state(node.name, state, first_lines(failure))
+        session.outcomes[node.name] = {"state": state, "error": str(failure), **timing.result()}
         if failure is error:
             raise
         raise failure from error
-    text = summary_text(ref)
-    session.board.state(node.name, "reused" if reused else "done", text)
-    session.outcomes[node.name] = {
-        "state": "reused" if reused else "done",
-        "seconds": time.monotonic() - began,
-        "ref": ref,
-    }
+    state = "done" if node.name in session.computed else "reused"
+    session.board.state(node.name, state, summary_text(ref))
+    session.outcomes[node.name] = {"state": state, "ref": ref, **timing.result()}
     return ref.model_dump(mode="json")
 
 
-def _obtain(node: Node, session: Session, refs: Mapping[str, ArtifactRef]) -> tuple[ArtifactRef, bool]:
-    """(the artifact, whether it was there already)."""
+class Timing:
+    """started: time.time() when the stage's own code, or the look for its artifact, began."""
+
+    def __init__(self) -> None:
+        self.started = time.time()
+        self.work_seconds = 0.0
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.work_seconds += time.monotonic() - began
+
+    def result(self) -> dict[str, float]:
+        return {
+            "started": self.started,
+            "seconds": time.time() - self.started,
+            "work_seconds": self.work_seconds,
+        }
+
+
+def _obtain(node: Node, session: Session, refs: Mapping[str, ArtifactRef], timing: Timing) -> ArtifactRef:
+    """The committed artifact, found or computed; its lineage is complete in the tracker when this returns."""
     identity = node.identity(refs, session.repeat if node.name in session.forced else None)
     fingerprint = fingerprint_of(identity)
     project, stage = session.execution.project, node.stage.type
@@ -116,10 +148,12 @@ def _obtain(node: Node, session: Session, refs: Mapping[str, ArtifactRef]) -> tu
             found = session.store.committed(project, stage, fingerprint)
             if found is None:
                 with session.hardware:
-                    return _compute(node, session, refs, identity, lease), False
+                    timing.started = time.time()
+                    return _compute(node, session, refs, identity, lease, timing)
     if session.tracker is not None:
-        session.tracker.reused(node.name, found)
-    return found, True
+        made_by = session.store.read_manifest(found).provenance.mlflow_run_id
+        session.tracker.reused(node, found, refs, identity, made_by)
+    return found
 
 
 def _lease(node: Node, session: Session, fingerprint: str) -> Lease:
@@ -146,7 +180,12 @@ def _lease(node: Node, session: Session, fingerprint: str) -> Lease:
 
 
 def _compute(
-    node: Node, session: Session, refs: Mapping[str, ArtifactRef], identity: Mapping[str, Any], lease: Lease
+    node: Node,
+    session: Session,
+    refs: Mapping[str, ArtifactRef],
+    identity: Mapping[str, Any],
+    lease: Lease,
+    timing: Timing,
 ) -> ArtifactRef:
     session.stop.check()
     directory = session.work / f"{node.name}-{uuid.uuid4().hex[:8]}"
@@ -157,7 +196,8 @@ def _compute(
             tracked = session.tracker.stage(node, lease.fingerprint, identity, refs)
         with PrefectProgress(f"{node.name}-progress", node.name) as progress:
             context = RunnerContext(node, session, lease, tracked, progress, directory)
-            result = node.stage.function()(context, dict(refs), node.config)
+            with timing.work():
+                result = node.stage.function()(context, dict(refs), node.config)
         session.stop.check()
         provenance = Provenance.collect(
             session.repository,
@@ -176,6 +216,7 @@ def _compute(
             result.summary,
             node=node.name,
         )
+        session.computed.add(node.name)
         if tracked is not None:
             tracked.finish(ref)
         try:

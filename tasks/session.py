@@ -42,6 +42,7 @@ class Session:
 
     work: directory for outputs and scratch of running stages. allowed: nodes that may run; others must be finished.
     forced: nodes to compute again, though finished; `repeat` tells their results apart from the earlier ones.
+    computed: nodes that committed an artifact in this run. outcomes: what became of each node (flows.result).
     hardware: held by the stage that uses learners and engines; two would share the same cores or GPUs.
     """
 
@@ -57,4 +58,5 @@ class Session:
     repository: Path = Path(__file__).resolve().parents[1]
     stop: StopSignal = field(default_factory=StopSignal)
     hardware: threading.Lock = field(default_factory=threading.Lock)
+    computed: set[str] = field(default_factory=set)
     outcomes: dict[str, Mapping[str, Any]] = field(default_factory=dict)

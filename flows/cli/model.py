@@ -34,15 +34,10 @@ def register(app: typer.Typer) -> None:
         from flows.cli import stack
         from flows.cli.run import quiet_prefect
         from flows.cli.summary import print_result
-        from flows.request import EvaluateRequest
+        from flows.request import EvaluateRequest, load_graph, named
 
-        named = not (recipe.endswith((".yaml", ".yml")) or "/" in recipe)
-        request = EvaluateRequest(
-            model=model,
-            recipe=recipe if named else None,
-            recipe_file=None if named else recipe,
-            overrides=set_ or [],
-        )
+        load_graph(recipe, set_ or (), read_base=False)  # before the model, so that a wrong name is told as one
+        request = EvaluateRequest(model=model, overrides=set_ or [], **named(recipe))
         graph, _ = request.load()
         home = stack.ensure()
         quiet_prefect(home)

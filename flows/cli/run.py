@@ -89,14 +89,12 @@ def run_request(request, nodes: list[str], began: float, json_: bool) -> None:
 
 
 def _request(recipe, overrides, start_at, only, force, seed):
-    from flows.request import RunRequest
+    from flows.request import RunRequest, named
 
-    named = not (recipe.endswith((".yaml", ".yml")) or "/" in recipe)
     return RunRequest(
-        recipe=recipe if named else None,
-        recipe_file=None if named else recipe,
+        **named(recipe),
         overrides=overrides or [],
-        start_at=start_at,
+        start_at=start_at or "",
         only=only or [],
         force=force or [],
         seed=seed,

@@ -1,0 +1,110 @@
+"""The run report: one HTML page below RINGFLOW_HOME/reports and beside the MLflow run, with the recipe and its origins.
+
+Written when a run computed something. A run that reused everything points at the page of the run that made the same
+artifacts: the page's name is a digest of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from components.failures import RingflowError
+from components.recipe.load import LoadedRecipe
+from flows.result import RunResult
+from tasks.session import Session
+
+log = logging.getLogger(__name__)
+
+
+def report_path(home: Path, result: RunResult) -> Path:
+    made = "\n".join(f"{stage.node} {stage.ref.uri if stage.ref else stage.state}" for stage in result.stages)
+    return home / "reports" / f"{result.recipe}-{hashlib.sha256(made.encode()).hexdigest()[:12]}.html"
+
+
+def existing_report(home: Path, result: RunResult) -> Path | None:
+    path = report_path(home, result)
+    return path if path.is_file() else None
+
+
+def write_run_report(
+    home: Path, session: Session, loaded: LoadedRecipe, result: RunResult, facts: Mapping[str, str]
+) -> Path:
+    """Gathers metrics, scores and lineage of the run and writes the page."""
+    from components.lineage.graph import lineage
+    from components.lineage.report.model import RunReport, StageEntry, scores_from_metrics
+    from components.lineage.report.write import write_report
+
+    metrics = {stage.node: session.tracker.series(stage.node) for stage in result.stages if stage.ref is not None}
+    last = next((stage.ref for stage in reversed(result.stages) if stage.ref is not None), None)
+    report = RunReport(
+        recipe=result.recipe,
+        run_name=result.run_name,
+        succeeded=result.succeeded,
+        seconds=result.seconds,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        stages=[
+            StageEntry(
+                node=stage.node,
+                state=stage.state,
+                seconds=stage.seconds if stage.state != "reused" else 0.0,
+                started_s=stage.started_s,
+                uri=stage.ref.uri if stage.ref else "",
+                fingerprint=stage.ref.fingerprint if stage.ref else "",
+                summary=stage.ref.summary if stage.ref else {},
+                error=stage.error,
+            )
+            for stage in result.stages
+        ],
+        metrics={node: series for node, series in metrics.items() if series},
+        scores=scores_from_metrics(metrics),
+        links=result.links,
+        facts={"host": platform.node(), "seed": str(loaded.recipe.seed), **facts},
+        lineage=lineage(session.store, last) if last is not None else None,
+    )
+    return write_report(report_path(home, result), report)
+
+
+def attach_documents(session: Session, loaded: LoadedRecipe, report: Path) -> None:
+    """Puts report, recipe and the origin of every value beside the MLflow run."""
+    folder = session.work / "documents"
+    folder.mkdir(parents=True, exist_ok=True)
+    values = _flat(loaded.recipe.model_dump(mode="json"))
+    origins = {key: {"value": values.get(key), "origin": origin} for key, origin in loaded.origins.items()}
+    (folder / "config.json").write_text(json.dumps(origins, indent=1))
+    (folder / "recipe.yaml").write_bytes(loaded.path.read_bytes())
+    (folder / "report.html").write_bytes(report.read_bytes())
+    for name in ("config.json", "recipe.yaml", "report.html"):
+        session.tracker.attach(folder / name)
+
+
+def finish_report(
+    home: Path, session: Session, loaded: LoadedRecipe, result: RunResult, facts: Mapping[str, str]
+) -> Path | None:
+    """The page of this run, written now or earlier; None when there is none. A failed picture fails no training."""
+    if not session.tracker.computed:
+        return existing_report(home, result)
+    try:
+        path = write_run_report(home, session, loaded, result, facts)
+        attach_documents(session, loaded, path)
+    except (RingflowError, OSError) as error:
+        log.warning("the run report is incomplete: %s", error)
+        return existing_report(home, result)
+    return path
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """{"a": [{"b": 1}]} -> {"a.0.b": 1}; lists of plain values stay together."""
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        parts = enumerate(value)
+    else:
+        return {key: value}
+    return {k: v for name, item in parts for k, v in _flat(item, f"{key}.{name}" if key else str(name)).items()}
