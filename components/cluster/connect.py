@@ -14,7 +14,7 @@ import time
 
 import ray
 
-from components.failures import InfrastructureError
+from components.failures import DeadlineExceeded, InfrastructureError
 from components.recipe.execution import ExecutionConfig
 
 # Enough for weights in flight at nano scale; a real cluster is started by its own operator with its own store size.
@@ -47,23 +47,48 @@ def connect(execution: ExecutionConfig, deadline_s: float | None = None) -> None
         if address and address not in ("auto", "local"):
             _answers(address, min(deadline_s, 10.0))
         ends = time.monotonic() + deadline_s
-        while True:
-            try:
-                _init(address)
-                return
-            except Exception as error:  # ray.init raises bare Exception when its own start-up limit of 30 s passes
-                ray.shutdown()
-                if address not in ("", "local") or time.monotonic() > ends:
-                    raise InfrastructureError(
-                        f"Ray at {address or 'a new local instance'} could not be used: {error}. "
-                        "Start it (`ringflow up`), correct RAY_ADDRESS, or unset RAY_ADDRESS to run a local Ray."
-                    ) from error
-                logging.getLogger(__name__).warning(
-                    "a local Ray did not start (busy machine?), trying again: %s", error
-                )
+        while (error := _attempt(address, ends - time.monotonic())) is not None:
+            if address not in ("", "local") or time.monotonic() > ends or isinstance(error, DeadlineExceeded):
+                raise InfrastructureError(
+                    f"Ray at {address or 'a new local instance'} could not be used: {error}. "
+                    "Start it (`ringflow up`), correct RAY_ADDRESS, or unset RAY_ADDRESS to run a local Ray."
+                ) from error
+            logging.getLogger(__name__).warning("a local Ray did not start (busy machine?), trying again: %s", error)
+            ray.shutdown()
+
+
+def _attempt(address: str, deadline_s: float) -> Exception | None:
+    """What `ray.init` failed of, or None. In a thread, since its own waits for a cluster take many minutes."""
+    failed: list[Exception] = []
+
+    def init() -> None:
+        try:
+            _init(address)
+        except Exception as error:  # ray.init raises bare Exception when its own start-up limit of 30 s passes
+            failed.append(error)
+
+    thread = threading.Thread(target=init, name="ray.init", daemon=True)
+    thread.start()
+    thread.join(max(deadline_s, 1.0))
+    if thread.is_alive():
+        return DeadlineExceeded(f"no answer within {deadline_s:.0f} s")
+    return failed[0] if failed else None
+
+
+def _stay_on_loopback() -> None:
+    """Keeps Ray from taking 127.0.0.1 for the machine's outer address, where it would listen and look for others.
+
+    The variable is for the processes Ray starts; this process read it when ray was imported, whoever imported it first.
+    """
+    from ray._private import ray_constants
+
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _init(address: str) -> None:
+    if not address or address == "local" or address.rpartition(":")[0] in ("127.0.0.1", "localhost"):
+        _stay_on_loopback()
     if address and address != "local":
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     else:
