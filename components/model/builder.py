@@ -25,12 +25,14 @@ from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-from components.model.layers import GroupedExperts, PackedAttention, PackedLayout, RMSNorm  # noqa: E402
+from components.model.layers import GroupedExperts, LocalMoELayer, PackedAttention, PackedLayout, RMSNorm  # noqa: E402
 
 
 class LingModel(GPTModel):
     """GPTModel over packed streams of documents; logits, or hidden states for a reward head, only where asked."""
 
+    rotary_dim: int
+    rotary_theta: float
     _positions: Tensor | None = None
     _with_head: bool = True
 
@@ -53,7 +55,7 @@ class LingModel(GPTModel):
 
     def _run(self, tokens: Tensor, lengths: Sequence[int], positions: Tensor | None, head: bool) -> Tensor:
         self._positions, self._with_head = positions, head
-        layout = PackedLayout.of(lengths, tokens.device)
+        layout = PackedLayout.of(lengths, self.rotary_dim, self.rotary_theta, tokens.device)
         return self(tokens.unsqueeze(0), None, None, packed_seq_params=layout)
 
     def _postprocess(self, hidden_states, *args, **kwargs):
@@ -123,6 +125,7 @@ def _layer_spec(spec: LingSpec, layer: int) -> ModuleSpec:
     attention.k_layernorm = RMSNorm
     attention.core_attention = PackedAttention
     if not spec.is_dense(layer):
+        parts.mlp.module = LocalMoELayer
         parts.mlp.submodules.experts = ModuleSpec(module=GroupedExperts)
     return layer_spec
 
@@ -163,10 +166,9 @@ def _build(spec: LingSpec, device: str, dtype: torch.dtype) -> LingModel:
         max_sequence_length=spec.max_position_embeddings,
         parallel_output=False,
         share_embeddings_and_output_weights=False,
-        position_embedding_type="rope",
-        rotary_percent=spec.partial_rotary_factor,
-        rotary_base=spec.rope_theta,
+        position_embedding_type="none",  # PackedAttention rotates: it knows where a document starts
     )
+    model.rotary_dim, model.rotary_theta = spec.rotary_dim, spec.rope_theta
     if dtype != torch.float32:
         # FP32 LM head in trainer and engine: worth about two reward points in the Ring 2.6 report.
         model.output_layer.float()

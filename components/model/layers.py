@@ -14,7 +14,10 @@ import torch
 import torch.nn.functional as F
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.moe.moe_layer import MoELayer
 from torch import Tensor, nn
+
+from components.model import kernels
 
 
 class RMSNorm(nn.Module):
@@ -30,51 +33,57 @@ class RMSNorm(nn.Module):
         self.weight.sequence_parallel = config.sequence_parallel
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return F.rms_norm(hidden.float(), self.weight.shape, self.weight.float(), self.eps).to(hidden.dtype)
+        return kernels.RMSNormFunction.apply(hidden, self.weight, self.eps)
 
 
 @dataclass
 class PackedLayout(PackedSeqParams):
     """Where documents stand in one packed stream of tokens: megatron's `thd` format plus what the CPU attention needs.
 
-    buckets: (gather, scatter) index pairs. `gather` [documents, longest] names for each padded place the token it
-    holds (padding repeats the document's last token); `scatter` [tokens of the bucket] names the places to read back.
-    order: [tokens] puts the buckets' tokens, one after another, back into stream order.
+    gather: [places] the token each padded place holds; padding repeats the document's last token.
+    places: [tokens] the padded place of each token.
+    buckets: (documents, longest) of each bucket; the padded places are the buckets, one after another.
+    cos, sin: [tokens, 1, rotary dimension / 2], of the rotary angles; positions count from a document's start.
     """
 
-    buckets: tuple[tuple[Tensor, Tensor], ...] = ()
-    order: Tensor | None = None
+    gather: Tensor | None = None
+    places: Tensor | None = None
+    buckets: tuple[tuple[int, int], ...] = ()
+    cos: Tensor | None = None
+    sin: Tensor | None = None
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: str = "cpu") -> PackedLayout:
+    def of(cls, lengths: Sequence[int], rotary_dim: int, rope_theta: float, device: str = "cpu") -> PackedLayout:
         """The layout of documents of `lengths` tokens, in stream order."""
         lengths_array = np.asarray(lengths, dtype=np.int64)
         starts = np.concatenate([[0], np.cumsum(lengths_array)])
         cumulative = torch.as_tensor(starts, dtype=torch.int32, device=device)
         longest = int(lengths_array.max())
-        buckets, stream = [], []
+        buckets, gathers = [], []
+        places, taken = np.empty(starts[-1], dtype=np.int64), 0
         for members in _buckets(lengths_array):
-            sizes = lengths_array[members]
-            width = int(sizes.max())
-            inside = np.minimum(np.arange(width)[None, :], sizes[:, None] - 1)
-            gather = starts[members][:, None] + inside
-            real = np.arange(width)[None, :] < sizes[:, None]
-            buckets.append(
-                (
-                    torch.as_tensor(gather, device=device),
-                    torch.as_tensor(np.flatnonzero(real.ravel()), device=device),
-                )
-            )
-            stream.append(gather[real])
-        order = np.argsort(np.concatenate(stream), kind="stable")
+            sizes, width = lengths_array[members], int(lengths_array[members].max())
+            column = np.arange(width)[None, :]
+            gather = (starts[members][:, None] + np.minimum(column, sizes[:, None] - 1)).ravel()
+            real = np.flatnonzero((column < sizes[:, None]).ravel())
+            places[gather[real]] = taken + real
+            taken += len(gather)
+            gathers.append(gather)
+            buckets.append((len(members), width))
+        positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths_array)
+        exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim
+        angles = torch.as_tensor(positions, device=device).float().unsqueeze(1) / rope_theta**exponents
         return cls(
             qkv_format="thd",
             cu_seqlens_q=cumulative,
             cu_seqlens_kv=cumulative,
             max_seqlen_q=longest,
             max_seqlen_kv=longest,
+            gather=torch.as_tensor(np.concatenate(gathers), device=device),
+            places=torch.as_tensor(places, device=device),
             buckets=tuple(buckets),
-            order=torch.as_tensor(order, device=device),
+            cos=angles.cos().unsqueeze(1),
+            sin=angles.sin().unsqueeze(1),
         )
 
 
@@ -90,7 +99,7 @@ def _buckets(lengths: np.ndarray) -> list[np.ndarray]:
 
 
 class PackedAttention(MegatronModule):
-    """Causal attention inside each document, with grouped queries, no mask and no wasted pairs.
+    """Rotary embedding and causal attention inside each document, with grouped queries, no mask, no wasted pairs.
 
     Documents are gathered into padded batches of similar length: padding stands after a document, so causality alone
     hides it. Stands in for megatron's DotProductAttention, which needs the CUDA random state tracker.
@@ -113,25 +122,26 @@ class PackedAttention(MegatronModule):
         """query [tokens, heads, dim], key and value [tokens, KV heads, dim] -> [tokens, heads * dim]."""
         _, heads, dim = query.shape
         gqa = key.shape[1] != heads
+        cos, sin = packed_seq_params.cos, packed_seq_params.sin
+        query, key = kernels.RotaryFunction.apply(query, cos, sin), kernels.RotaryFunction.apply(key, cos, sin)
+        padded = [
+            kernels.PadFunction.apply(tensor, packed_seq_params.gather, packed_seq_params.places)
+            for tensor in (query, key, value)
+        ]
+        sizes = [documents * width for documents, width in packed_seq_params.buckets]
         outputs = []
-        for gather, scatter in packed_seq_params.buckets:
-            documents, width = gather.shape
-            index = gather.view(-1)
-            padded = (
-                tensor.index_select(0, index).view(documents, width, -1, dim).transpose(1, 2)
-                for tensor in (query, key, value)
-            )
-            out = F.scaled_dot_product_attention(*padded, is_causal=True, scale=self.scale, enable_gqa=gqa)
-            outputs.append(out.transpose(1, 2).reshape(documents * width, heads * dim).index_select(0, scatter))
+        for (documents, width), *parts in zip(
+            packed_seq_params.buckets, *(tensor.split(sizes) for tensor in padded), strict=True
+        ):
+            views = (part.view(documents, width, -1, dim).transpose(1, 2) for part in parts)
+            out = F.scaled_dot_product_attention(*views, is_causal=True, scale=self.scale, enable_gqa=gqa)
+            outputs.append(out.transpose(1, 2).reshape(documents * width, heads * dim))
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return joined.index_select(0, packed_seq_params.order)
+        return kernels.UnpadFunction.apply(joined, packed_seq_params.places)
 
 
 class GroupedExperts(MegatronModule):
-    """All local experts as two stacked matrices, one grouped matrix product each.
-
-    fc1: [experts, 2 * ffn, hidden], gate rows first. fc2: [experts, hidden, ffn].
-    """
+    """All experts in two stacks: fc1 [experts, 2 * ffn, hidden], gate rows first; fc2 [experts, hidden, ffn]."""
 
     def __init__(self, num_local_experts: int, config, pg_collection=None, submodules=None) -> None:
         super().__init__(config=config)
@@ -139,9 +149,16 @@ class GroupedExperts(MegatronModule):
         self.fc1 = nn.Parameter(torch.empty(num_local_experts, 2 * ffn, hidden, dtype=config.params_dtype))
         self.fc2 = nn.Parameter(torch.empty(num_local_experts, hidden, ffn, dtype=config.params_dtype))
 
-    def forward(self, hidden: Tensor, tokens_per_expert: Tensor, probs: Tensor) -> tuple[Tensor, None]:
-        """hidden [tokens, hidden] sorted by expert, probs [tokens] -> ([tokens, hidden], no bias)."""
-        ends = tokens_per_expert.cumsum(0).to(device=hidden.device, dtype=torch.int32)
-        gate, up = torch._grouped_mm(hidden, self.fc1.transpose(1, 2), offs=ends).chunk(2, dim=-1)
-        inner = (F.silu(gate) * up * probs.unsqueeze(-1)).to(hidden.dtype)
-        return torch._grouped_mm(inner, self.fc2.transpose(1, 2), offs=ends), None
+
+class LocalMoELayer(MoELayer):
+    """Megatron's MoE layer with all experts on this device: its router, no dispatcher, one fused expert kernel."""
+
+    def forward(self, hidden_states: Tensor, intermediate_tensors=None, padding_mask=None) -> tuple[Tensor, None]:
+        """[length, 1, hidden] -> the same shape, no bias."""
+        shared = self.shared_experts_compute(hidden_states)
+        probs, chosen = self.route(hidden_states, padding_mask)
+        experts = self.experts
+        flat = hidden_states.reshape(-1, hidden_states.shape[-1])
+        out = kernels.ExpertsFunction.apply(flat, probs, chosen, experts.fc1, experts.fc2, self.config.moe_router_topk)
+        out = out.view(hidden_states.shape)
+        return (out if shared is None else out + shared), None

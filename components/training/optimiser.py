@@ -85,12 +85,22 @@ class FlatAdamW:
         if norm > config.clip_grad_norm:
             self.grad.mul_(config.clip_grad_norm / (norm + 1e-6))
         self.step_count += 1
-        self.first.lerp_(self.grad, 1 - config.beta1)
-        self.second.mul_(config.beta2).addcmul_(self.grad, self.grad, value=1 - config.beta2)
-        corrected = math.sqrt(1 - config.beta2**self.step_count)
-        denominator = self.second.sqrt().div_(corrected).add_(config.eps)
-        self.master[: self.decayed].mul_(1 - rate * config.weight_decay)
-        self.master.addcdiv_(self.first, denominator, value=-rate / (1 - config.beta1**self.step_count))
+        for part, decay in ((slice(0, self.decayed), config.weight_decay), (slice(self.decayed, None), 0.0)):
+            torch._fused_adamw_(
+                [self.master[part]],
+                [self.grad[part]],
+                [self.first[part]],
+                [self.second[part]],
+                [],
+                [torch.tensor(float(self.step_count), device=self.master.device)],
+                lr=rate,
+                beta1=config.beta1,
+                beta2=config.beta2,
+                weight_decay=decay,
+                eps=config.eps,
+                amsgrad=False,
+                maximize=False,
+            )
         for parameter, place in self._places:
             if parameter.dtype != torch.float32:
                 parameter.data.copy_(self.master[place].view(parameter.shape))

@@ -82,10 +82,11 @@ def test_the_model_computes_ling_2_whatever_its_neighbours_in_the_stream():
 
 def test_layout_reads_every_token_back_in_order():
     lengths = [7, 100, 3, 64, 90, 1]
-    layout = PackedLayout.of(lengths)
+    layout = PackedLayout.of(lengths, 16, 600_000.0)
     stream = torch.arange(sum(lengths))
-    parts = [stream[gather.view(-1)][scatter] for gather, scatter in layout.buckets]
-    assert torch.equal(torch.cat(parts)[layout.order], stream)
+    assert torch.equal(stream[layout.gather][layout.places], stream)
+    assert sum(documents for documents, _ in layout.buckets) == len(lengths)
+    assert sum(documents * width for documents, width in layout.buckets) == len(layout.gather) < 1.5 * sum(lengths)
     assert layout.cu_seqlens_q.tolist() == np.cumsum([0, *lengths]).tolist()
 
 

@@ -132,8 +132,9 @@ def test_the_reward_model_is_gated_by_held_out_accuracy(learners, base, tmp_path
 def test_records_that_do_not_fit_stop_the_stage(learners, base, tmp_path):
     config = SftConfig(optimiser=OPTIMISER, steps=2, tokens_per_step=64, sequence_length=16)
     context = LocalContext(tmp_path, "sft", quiet=True)
+    long = [record.model_copy(update={"response": "9" * 20}) for record in sft_records(10)]
     with pytest.raises(BadInput, match="longer than 16 tokens"):
-        train_sft(context, learners, sft_records(10), config, TOKENIZER, "nano", base)
+        train_sft(context, learners, long, config, TOKENIZER, "nano", base)
 
 
 def test_the_entropy_rule():
