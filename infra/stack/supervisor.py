@@ -29,7 +29,7 @@ from infra.stack.services import SERVICES, Service, Site
 
 PROBE_S = 5.0
 # A live server on a machine that computes hard may answer late; a restart in the middle of a run costs far more.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 LOG_TAIL_LINES = 15
 LARGEST_LOG_BYTES = 20 << 20
 
