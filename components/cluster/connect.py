@@ -41,6 +41,8 @@ def connect(execution: ExecutionConfig, deadline_s: float | None = None) -> None
     address = os.environ.get("RAY_ADDRESS", "")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    # Ray's default of 15 makes learners and engines give way to every server that polls on the same machine.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     with _LOCK:
         if ray.is_initialized():
             return
