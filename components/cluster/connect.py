@@ -92,7 +92,7 @@ def _init(address: str) -> None:
     if not address or address == "local" or address.rpartition(":")[0] in ("127.0.0.1", "localhost"):
         _stay_on_loopback()
     if address and address != "local":
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(
             address="local",
@@ -101,7 +101,7 @@ def _init(address: str) -> None:
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             _node_ip_address="127.0.0.1",
             log_to_driver=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
         )
 
 

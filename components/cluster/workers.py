@@ -153,7 +153,7 @@ class WorkerGroup:
 
     def alive(self) -> bool:
         """False once a worker is dead or a deadline was missed. A busy worker counts as alive."""
-        if self._failed or self._closed:
+        if self._failed or self._closed or not ray.is_initialized():
             return False
         if not self._ready:
             return True
