@@ -19,6 +19,7 @@ from components.cluster.connect import connect
 from components.cluster.workers import WorkerGroup
 from components.failures import Diverged, InfrastructureError
 from components.recipe.execution import ExecutionConfig
+from components.release.serve import stored_dtype
 from components.rollout.engine import ENVIRONMENT
 
 Scored = tuple[list[int], int]
@@ -58,6 +59,7 @@ class ReleasedEngine:
         register()
         self._llm = LLM(
             model=directory,
+            dtype=stored_dtype(Path(directory)),
             skip_tokenizer_init=True,
             enforce_eager=True,
             max_model_len=max_model_len,

@@ -29,7 +29,7 @@ LAST_WORDS_LINES = 15
 class ServeOptions:
     """host stays on loopback by default: the server has no authentication unless `api_key_env` names a variable.
 
-    dtype: `auto` takes the release's own. max_model_len: the model's own when absent.
+    dtype: `auto` is the one the release is stored in. max_model_len: the model's own when absent.
     kv_cache_gib, threads: CPU hosts only. tensor_parallel: devices (GPU) the weights are split over.
     """
 
@@ -84,7 +84,8 @@ def serve_command(model: str | Path, options: ServeOptions) -> tuple[list[str], 
     """(argv, environment) of the server. Raises BadInput when the model cannot be served."""
     directory = model_directory(model)
     arguments = ["serve", str(directory), "--host", options.host, "--port", str(options.port)]
-    arguments += ["--served-model-name", served_name(directory, options), "--dtype", options.dtype]
+    dtype = stored_dtype(directory) if options.dtype == "auto" else options.dtype
+    arguments += ["--served-model-name", served_name(directory, options), "--dtype", dtype]
     # processed_logprobs: log-probs of the distribution that was sampled from, as in training.
     arguments += ["--logprobs-mode", "processed_logprobs", "--max-num-seqs", str(options.max_num_seqs)]
     arguments += ["--reasoning-parser", "qwen3", "--generation-config", str(directory), "--no-enable-log-requests"]
@@ -119,12 +120,19 @@ def served_name(directory: Path, options: ServeOptions) -> str:
     )
 
 
+def stored_dtype(directory: Path) -> str:
+    """The dtype a release is stored in. vLLM's `auto` would run float32 weights in bfloat16, so it must be told."""
+    config = json.loads((directory / "config.json").read_text())
+    return str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+
+
 def sglang_command(model: str | Path, options: ServeOptions) -> str:
     """The same release under SGLang, to paste where that is installed; it reads the shipped configuration file."""
     directory = model_directory(model)
     arguments = ["--model-path", str(directory), "--trust-remote-code", "--host", options.host]
     arguments += ["--port", str(options.port), "--tp-size", str(options.tensor_parallel)]
     arguments += ["--reasoning-parser", "qwen3", "--served-model-name", served_name(directory, options)]
+    arguments += ["--dtype", stored_dtype(directory) if options.dtype == "auto" else options.dtype]
     return shlex.join(["python", "-m", "sglang.launch_server", *arguments])
 
 

@@ -123,6 +123,7 @@ def test_serve_command_is_loopback_and_runs_no_code_of_the_model(checkpoint):
     line = " ".join(command)
     assert f"serve {checkpoint} --host 127.0.0.1 --port 8123" in line
     assert "trust-remote-code" not in line
+    assert "--dtype float32" in line  # vLLM's `auto` would run float32 weights in bfloat16
     assert environment["OMP_NUM_THREADS"] == "1"
     assert "--trust-remote-code" in sglang_command(checkpoint, ServeOptions())
 
