@@ -21,7 +21,7 @@ from infra.stack import StackState, processes
 from infra.stack.services import SERVICES
 
 WATCHDOG = """
-import os, sys, time
+import os, shutil, sys, time
 from pathlib import Path
 from infra import stack
 test_session, home = int(sys.argv[1]), Path(sys.argv[2])
@@ -29,6 +29,7 @@ while os.getppid() == test_session and home.exists():
     time.sleep(1)
 if home.exists():
     stack.down(home)
+    shutil.rmtree(home, ignore_errors=True)
 """
 
 
