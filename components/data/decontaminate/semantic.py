@@ -61,6 +61,10 @@ class SemanticLevel:
         self._eligible = [position for position, item in enumerate(self.items) if is_prose(item.tokens)]
         self._numbers = {position: numbers(list(self.items[position].tokens)) for position in self._eligible}
         self._lexical = None
+        # A benchmark is embedded when a batch first has a candidate in it, and then kept.
+        self._embedded: set[str] = set()
+        self._item_vectors: dict[int, np.ndarray] = {}
+        self._floors: dict[int, float] = {}
 
     def search(self, texts: Sequence[tuple[str, Sequence[str]]]) -> list[list[SemanticMatch]]:
         """Findings at or above `review` for each (text, tokens), best first."""
@@ -106,10 +110,13 @@ class SemanticLevel:
             near = np.flatnonzero(scores >= LEXICAL_THRESHOLD)
             if not len(near):
                 continue
-            near = near[np.lexsort((columns[near], -scores[near]))][:CANDIDATES_PER_TEXT]
+            near = near[np.lexsort((columns[near], -scores[near]))]
             found = texts[index][1]
             own = numbers(list(found))
+            taken = 0
             for column in columns[near]:
+                if taken == CANDIDATES_PER_TEXT:
+                    break
                 position = self._eligible[column]
                 size = len(self.items[position].tokens)
                 if max(size, len(found)) > MAX_LENGTH_RATIO * min(size, len(found)):
@@ -119,18 +126,20 @@ class SemanticLevel:
                     self.counts["number_mismatch"] += 1
                     continue
                 pairs.append((index, position))
+                taken += 1
         return pairs
 
     def _vectors(self, texts, pairs: list[tuple[int, int]]):
         """Unit vectors of the candidate texts and items, and each item's nearest sibling cosine."""
-        touched = {self.items[position].benchmark for _, position in pairs}
+        touched = sorted({self.items[position].benchmark for _, position in pairs} - self._embedded)
+        self._embedded.update(touched)
         siblings = [position for position in self._eligible if self.items[position].benchmark in touched]
         strings = sorted({texts[index][0] for index, _ in pairs} | {self.items[position].text for position in siblings})
         self.counts["embedded"] += len(strings)
         vectors = (self.embed or packaged_model())(strings)
         by_text = {text: vectors[row] for row, text in enumerate(strings)}
-        item_vectors = {position: by_text[self.items[position].text] for position in siblings}
-        floors = {}
+        item_vectors, floors = self._item_vectors, self._floors
+        item_vectors.update((position, by_text[self.items[position].text]) for position in siblings)
         for benchmark in touched:
             positions = [position for position in siblings if self.items[position].benchmark == benchmark]
             block = np.stack([item_vectors[position] for position in positions])
