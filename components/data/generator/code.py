@@ -49,4 +49,5 @@ def text(level: int, rng: random.Random) -> Problem:
     return _problem("g:", "s", steps, _TEXT_TESTS, rng)
 
 
-FAMILIES = (Family("code", "integers", integers), Family("code", "text", text))
+TAUGHT = Family("code", "text", text)
+OPEN = Family("code", "integers", integers)

@@ -14,11 +14,11 @@ from itertools import cycle
 
 from components.data.generator import code, general, logic, math, science
 from components.data.generator.problem import (
-    ANSWER_LEVELS,
     ANSWER_ONLY_FRACTION,
     BENCHMARK_LEVELS,
+    LEVELS,
+    OPEN_SFT_LEVELS,
     RL_LEVELS,
-    WORKED_LEVELS,
     Family,
     Problem,
 )
@@ -27,8 +27,10 @@ from components.data.schema import BenchmarkItem, Message, PreferenceRecord, Pre
 from components.failures import BadInput
 from components.recipe.data import GeneratorSource
 
-REASONING: tuple[Family, ...] = (*math.FAMILIES, *code.FAMILIES, *logic.FAMILIES, *science.FAMILIES)
-GENERAL: tuple[Family, ...] = general.FAMILIES
+TAUGHT: tuple[Family, ...] = (math.TAUGHT, code.TAUGHT, logic.TAUGHT, science.TAUGHT)
+OPEN: tuple[Family, ...] = (math.OPEN, code.OPEN, logic.OPEN, science.OPEN)
+REASONING: tuple[Family, ...] = (*TAUGHT, *OPEN)
+GENERAL: tuple[Family, ...] = (general.REPLY,)
 LICENCE = "CC0-1.0"
 SFT_GENERAL_FRACTION = 0.08  # "others" of the published SFT mix
 PREFERENCE_HELDOUT_FRACTION = 0.1
@@ -116,7 +118,7 @@ def _benchmark(domain: str, count: int, rng: random.Random, origin: str, taken: 
 
 
 def _rl(count: int, rng: random.Random, origin: str, taken: set[str]) -> list[RlRecord]:
-    families = cycle((*REASONING, *GENERAL))
+    families = cycle((*OPEN, *GENERAL))
     records = []
     for index in range(count):
         family, level = next(families), rng.choice(RL_LEVELS)
@@ -143,7 +145,7 @@ def _sft(count: int, rng: random.Random, origin: str, taken: set[str]) -> list[S
         is_general = rng.random() < SFT_GENERAL_FRACTION
         family = next(everyday) if is_general else next(reasoning)
         answer_only = not is_general and rng.random() < ANSWER_ONLY_FRACTION
-        level = rng.choice(ANSWER_LEVELS if answer_only else WORKED_LEVELS)
+        level = rng.choice(OPEN_SFT_LEVELS if family in OPEN else LEVELS)
         # Easy levels have few distinct prompts: repeats inside SFT are fine, a prompt of another split is not.
         problem = _new(family, level, rng, taken, claim=False)
         response = problem.answer_only() if answer_only else problem.worked()
@@ -186,14 +188,14 @@ def _preference(count: int, rng: random.Random, origin: str, taken: set[str]) ->
 
 
 def _pretrain(count: int, rng: random.Random, origin: str, taken: set[str]) -> list[PretrainRecord]:
-    """Raw text: a prompt and its steps or its result, as loose lines without roles; easy levels only."""
+    """Raw text without roles: problems, their steps and results as loose lines, of every length."""
     records = []
     families = cycle((*REASONING, *GENERAL))
     for index in range(count):
         lines = []
-        for _ in range(4):
-            problem = _new(next(families), rng.choice((1, 2)), rng, taken, claim=False)
-            lines.append(f"{problem.prompt}\n{problem.thinking or problem.final}")
+        for _ in range(3):
+            problem = _new(next(families), rng.choice(LEVELS), rng, taken, claim=False)
+            lines.append(f"{problem.prompt}\n{problem.thinking}\n{problem.final}")
         text = "\n".join(lines)
         records.append(PretrainRecord(id=_identity("pretrain", text, index), source=origin, licence=LICENCE, text=text))
     return records

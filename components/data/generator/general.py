@@ -37,4 +37,4 @@ def reply(level: int, rng: random.Random) -> Problem:
     return Problem(f"h:{person} {topic}", "", final, Verifier(kind="preference", reference=reference))
 
 
-FAMILIES = (Family("general", "reply", reply),)
+REPLY = Family("general", "reply", reply)

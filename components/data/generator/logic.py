@@ -8,21 +8,21 @@ from components.data.generator.problem import LABELS, Family, Problem, answer_ve
 
 
 def boolean(level: int, rng: random.Random) -> Problem:
-    """`b:1a&0b|1c^1` -> `a&0=0;b|1=1;c^1=0;` -> 010."""
+    """`b:1a&0b|1c^1` -> `a1&0=0;b0|1=1;c1^1=0;` -> 010."""
     state = rng.randrange(2)
     prompt, thinking, states = f"b:{state}", "", ""
     for label in LABELS[: level + 2]:
         operator, operand = rng.choice("&|^"), rng.randrange(2)
-        state = {"&": state & operand, "|": state | operand, "^": state ^ operand}[operator]
+        before, state = state, {"&": state & operand, "|": state | operand, "^": state ^ operand}[operator]
         prompt += f"{label}{operator}{operand}"
-        thinking += f"{label}{operator}{operand}={state};"
+        thinking += f"{label}{before}{operator}{operand}={state};"
         states += str(state)
     return Problem(prompt, thinking, boxed(states), answer_verifier("logic", states))
 
 
 def sorting(level: int, rng: random.Random) -> Problem:
     """`o:5391` -> `1:539;3:59;5:9;9:;` -> 1359: take the smallest, write what remains."""
-    items = rng.sample("0123456789", level + 2)
+    items = rng.sample("0123456789", min(level + 3, 9))
     prompt, thinking, ordered = "o:" + "".join(items), "", ""
     while items:
         smallest = min(items)
@@ -32,4 +32,5 @@ def sorting(level: int, rng: random.Random) -> Problem:
     return Problem(prompt, thinking, boxed(ordered), answer_verifier("logic", ordered))
 
 
-FAMILIES = (Family("logic", "boolean", boolean), Family("logic", "sorting", sorting))
+TAUGHT = Family("logic", "sorting", sorting)
+OPEN = Family("logic", "boolean", boolean)

@@ -1,4 +1,4 @@
-"""Math families: chains of arithmetic modulo 10, and addition with carries (digits low to high)."""
+"""Math families: chains of arithmetic modulo 10, and chains of maxima and minima."""
 
 from __future__ import annotations
 
@@ -8,31 +8,30 @@ from components.data.generator.problem import LABELS, Family, Problem, answer_ve
 
 
 def chain(level: int, rng: random.Random) -> Problem:
-    """`m:6a+4b*7c-4` -> `a+4=0;b*7=0;c-4=6;` -> 6. Every state is taken modulo 10."""
+    """`m:6a+3b-1c+2` -> `a6+3=9;b9-1=8;c8+2=0;` -> 980: every state, modulo 10; operands 1 to 3."""
     state = rng.randrange(10)
-    prompt, thinking = f"m:{state}", ""
-    for label in LABELS[:level]:
-        operator, operand = rng.choice("+-*"), rng.randrange(1, 10)
-        state = {"+": state + operand, "-": state - operand, "*": state * operand}[operator] % 10
-        prompt += f"{label}{operator}{operand}"
-        thinking += f"{label}{operator}{operand}={state};"
-    answer = str(state)
-    return Problem(prompt, thinking, boxed(answer), answer_verifier("math", answer))
-
-
-def addition(level: int, rng: random.Random) -> Problem:
-    """`s:a3+4b2+9` -> `a3+4+0=07;b2+9+0=11;` -> 711: digits low to high, then the last carry."""
-    carry, digits = 0, ""
-    prompt, thinking = "s:", ""
+    prompt, thinking, states = f"m:{state}", "", ""
     for label in LABELS[: level + 1]:
-        left, right = rng.randrange(10), rng.randrange(10)
-        total = left + right + carry
-        prompt += f"{label}{left}+{right}"
-        thinking += f"{label}{left}+{right}+{carry}={total:02d};"
-        digits += str(total % 10)
-        carry = total // 10
-    answer = digits + str(carry)
-    return Problem(prompt, thinking, boxed(answer), answer_verifier("logic", answer))
+        operator, operand = rng.choice("+-"), rng.randrange(1, 4)
+        before, state = state, (state + operand if operator == "+" else state - operand) % 10
+        prompt += f"{label}{operator}{operand}"
+        thinking += f"{label}{before}{operator}{operand}={state};"
+        states += str(state)
+    return Problem(prompt, thinking, boxed(states), answer_verifier("math", states))
 
 
-FAMILIES = (Family("math", "chain", chain), Family("math", "addition", addition))
+def extremes(level: int, rng: random.Random) -> Problem:
+    """`x:4a>7b<2` -> `a4>7=7;b7<2=2;` -> 72: `>` keeps the larger, `<` the smaller; the answer is every state."""
+    state = rng.randrange(10)
+    prompt, thinking, states = f"x:{state}", "", ""
+    for label in LABELS[: level + 1]:
+        operator, operand = rng.choice("><"), rng.randrange(10)
+        before, state = state, (max if operator == ">" else min)(state, operand)
+        prompt += f"{label}{operator}{operand}"
+        thinking += f"{label}{before}{operator}{operand}={state};"
+        states += str(state)
+    return Problem(prompt, thinking, boxed(states), answer_verifier("math", states))
+
+
+TAUGHT = Family("math", "extremes", extremes)
+OPEN = Family("math", "chain", chain)

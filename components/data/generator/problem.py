@@ -4,9 +4,11 @@ A family makes verifiable problems of a level (its number of steps). Every item 
 and the worked solution copies label and item before it writes the new state: models of one or two million parameters
 learn that in minutes, and generalise it to more steps; unlabelled versions stay near zero.
 
-Where reinforcement learning belongs: people write worked solutions for easy problems and give bare answers for hard
-ones. The SFT split does the same (WORKED_LEVELS, ANSWER_LEVELS), so a model after SFT knows how to think but mostly
-does not on hard prompts. RL prompts are the hard levels; more SFT on the same data cannot help there.
+Where reinforcement learning belongs: real instruction data mixes worked solutions with bare answers, and has worked
+solutions for some kinds of problems and not for others. The SFT split does the same. Every domain has a `taught`
+family, shown at all levels, and an `open` family of which SFT shows easy levels only; and a part of the responses are
+bare answers, so a model after SFT can think but tosses a coin about it. RL prompts are the levels of the open families
+that SFT does not show. There only thinking is right often enough to be rewarded; more SFT keeps tossing the coin.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from components.recipe.data import Domain
 
 LABELS = "abcdefghijkl"
 
-WORKED_LEVELS = (1, 2, 3)
-ANSWER_LEVELS = (3, 4, 5, 6)
-RL_LEVELS = (3, 4, 5, 6)
-BENCHMARK_LEVELS = (2, 3, 4, 5, 6)
-ANSWER_ONLY_FRACTION = 0.25
+LEVELS = (1, 2, 3, 4, 5)
+OPEN_SFT_LEVELS = (1, 2, 3)
+RL_LEVELS = (4, 5)
+BENCHMARK_LEVELS = (2, 3, 4, 5)
+ANSWER_ONLY_FRACTION = 0.4
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,21 @@ def atoms(level: int, rng: random.Random) -> Problem:
 
 
 def motion(level: int, rng: random.Random) -> Problem:
-    """`t:p3v2a4b0` on a ring of ten places: v += acceleration, p += v; `a4v6p9;b0v6p5;` -> p5v6."""
-    position, velocity = rng.randrange(10), rng.randrange(10)
-    prompt, thinking = f"t:p{position}v{velocity}", ""
-    for label in LABELS[:level]:
-        acceleration = rng.randrange(10)
-        velocity = (velocity + acceleration) % 10
-        position = (position + velocity) % 10
-        prompt += f"{label}{acceleration}"
-        thinking += f"{label}{acceleration}v{velocity}p{position};"
-    answer = f"p{position}v{velocity}"
-    return Problem(prompt, thinking, boxed(answer), answer_verifier("logic", answer))
+    """`t:p3v2afbs` on a ring of ten places: f faster, s slower (speed 0 to 3), then the place moves on by the speed.
+
+    `af3+3=6;bs6+2=8;` -> 68: label, command, place + speed = new place; the answer is every place.
+    """
+    position, speed = rng.randrange(10), rng.randrange(4)
+    prompt, thinking, places = f"t:p{position}v{speed}", "", ""
+    for label in LABELS[: level + 1]:
+        command = rng.choice("fs")
+        speed = min(speed + 1, 3) if command == "f" else max(speed - 1, 0)
+        before, position = position, (position + speed) % 10
+        prompt += f"{label}{command}"
+        thinking += f"{label}{command}{before}+{speed}={position};"
+        places += str(position)
+    return Problem(prompt, thinking, boxed(places), answer_verifier("logic", places))
 
 
-FAMILIES = (Family("science", "atoms", atoms), Family("science", "motion", motion))
+TAUGHT = Family("science", "atoms", atoms)
+OPEN = Family("science", "motion", motion)

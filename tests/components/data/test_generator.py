@@ -7,8 +7,8 @@ import re
 import pytest
 
 from components.data.generator import generate
-from components.data.generator.corpus import REASONING
-from components.data.generator.problem import ANSWER_LEVELS, BENCHMARK_LEVELS, RL_LEVELS, WORKED_LEVELS
+from components.data.generator.corpus import OPEN, REASONING
+from components.data.generator.problem import BENCHMARK_LEVELS, OPEN_SFT_LEVELS, RL_LEVELS
 from components.data.preference import gold
 from components.recipe.data import GeneratorSource
 
@@ -49,14 +49,16 @@ def test_no_prompt_stands_in_two_splits(corpus):
     assert len(rl) == len(corpus.rl)
 
 
-def test_worked_solutions_are_for_easy_levels_only(corpus):
-    for record in corpus.sft:
-        if record.domain == "general":
-            continue
-        empty = record.response.startswith("<think></think>")
-        assert record.level in (ANSWER_LEVELS if empty else WORKED_LEVELS)
-    assert {record.level for record in corpus.rl if record.domain != "general"} == set(RL_LEVELS)
+def test_sft_shows_no_level_that_rl_asks_for(corpus):
+    open_families = {family.name for family in OPEN}
+    assert not set(OPEN_SFT_LEVELS) & set(RL_LEVELS)
+    assert {record.level for record in corpus.sft if record.family in open_families} == set(OPEN_SFT_LEVELS)
+    reasoning = [record for record in corpus.rl if record.domain != "general"]
+    assert {record.family for record in reasoning} == open_families
+    assert {record.level for record in reasoning} == set(RL_LEVELS)
     assert {item.level for item in corpus.benchmarks["nano-math"]} == set(BENCHMARK_LEVELS)
+    bare = sum(record.response.startswith("<think></think>") for record in corpus.sft if record.domain != "general")
+    assert 0.3 < bare / len(corpus.sft) < 0.5
 
 
 @pytest.mark.parametrize("family", REASONING, ids=lambda family: family.name)
@@ -82,9 +84,9 @@ def test_answers_agree_with_a_second_solver():
     from components.data.generator import math, science
 
     for family, pattern, solve in (
-        (math.chain, r"m:(\d)((?:[a-l][+\-*]\d)+)", _solve_chain),
-        (math.addition, r"s:()((?:[a-l]\d\+\d)+)", _solve_addition),
-        (science.motion, r"t:(p\dv\d)((?:[a-l]\d)+)", _solve_motion),
+        (math.chain, r"m:(\d)((?:[a-l][+\-]\d)+)", _solve_chain),
+        (math.extremes, r"x:(\d)((?:[a-l][<>]\d)+)", _solve_extremes),
+        (science.motion, r"t:(p\dv\d)((?:[a-l][fs])+)", _solve_motion),
     ):
         for seed in range(50):
             problem = family(1 + seed % 6, random.Random(seed))
@@ -93,25 +95,28 @@ def test_answers_agree_with_a_second_solver():
 
 
 def _solve_chain(start: str, steps: str) -> str:
-    value = int(start)
-    for operator, operand in re.findall(r"[a-l]([+\-*])(\d)", steps):
-        value = eval(f"{value}{operator}{operand}")
-    return str(value % 10)
+    value, states = int(start), ""
+    for step in re.findall(r"[+\-]\d", steps):
+        value += int(step)
+        states += str(value % 10)
+    return states
 
 
-def _solve_addition(_: str, steps: str) -> str:
-    digits = re.findall(r"[a-l](\d)\+(\d)", steps)
-    left, right = (int("".join(pair[side] for pair in reversed(digits))) for side in (0, 1))
-    return str(left + right).zfill(len(digits) + 1)[::-1]
+def _solve_extremes(start: str, steps: str) -> str:
+    values = [int(start)]
+    for operator, operand in re.findall(r"[a-l]([<>])(\d)", steps):
+        pair = sorted((values[-1], int(operand)))
+        values.append(pair[operator == ">"])
+    return "".join(map(str, values[1:]))
 
 
 def _solve_motion(start: str, steps: str) -> str:
-    position, velocity = int(start[1]), int(start[3])
-    for index, acceleration in enumerate(steps[1::2]):
-        velocity += int(acceleration)
-        position += velocity
-        assert steps[2 * index] == "abcdefghijkl"[index]
-    return f"p{position % 10}v{velocity % 10}"
+    position, speed, places = int(start[1]), int(start[3]), ""
+    for command in steps[1::2]:
+        speed = sorted((0, speed + {"f": 1, "s": -1}[command], 3))[1]
+        position += speed
+        places += str(position % 10)
+    return places
 
 
 def test_gold_preference_orders_the_pairs(corpus):
