@@ -25,15 +25,16 @@ def register(app: typer.Typer) -> None:
         json_: JsonOption = False,
     ) -> None:
         """Remove records that also stand in a benchmark, with evidence for each."""
-        from components.data import clean_files
+        from components.data.decontaminate import clean_files
         from components.recipe.data import DecontaminateConfig
         from flows.cli.output import print_json, print_pairs
 
         counts = clean_files(corpus, benchmark, out, DecontaminateConfig(semantic=semantic))
         if json_:
             print_json(counts)
-        else:
-            print_pairs(counts)
+            return
+        print_pairs({name: value for name, value in counts.items() if not isinstance(value, dict)})
+        print(f"see {out / 'report.html'}")
 
     @sandbox.command("run")
     def sandbox_run(
