@@ -16,12 +16,19 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 REGISTRATION_S = 120.0
 
 
 def main() -> None:
+    # The sign that the head has finished starting (services.py waits for it): Ray leaves a file of the last start alone
+    # when the address is the same.
+    for argument in sys.argv:
+        if argument.startswith("--temp-dir="):
+            Path(argument.removeprefix("--temp-dir="), "ray_current_cluster").unlink(missing_ok=True)
+
     sys.modules["ray.serve.scripts"] = None  # type: ignore[assignment]  # Ray logs this at debug level and goes on
     from ray._private import services
     from ray._private.node import Node

@@ -167,6 +167,15 @@ def test_credentials_are_private_generated_and_checked(home: Path) -> None:
         client.put_object(Bucket="misspelled", Key="a", Body=b"")
 
 
+@pytest.mark.slow
+def test_ray_starts_again_on_the_same_port(home: Path) -> None:
+    first = embedded.up(home, only=("ray",), deadline_s=280)
+    embedded.down(home)
+    second = embedded.up(home, only=("ray",), deadline_s=280)
+    assert second.environment["RAY_ADDRESS"] == first.environment["RAY_ADDRESS"]
+    assert {service.name: service.state for service in embedded.status(home)}["ray"] == "healthy"
+
+
 def test_readable_credentials_are_refused(home: Path) -> None:
     embedded.up(home, only=S3_ONLY)
     (home / "credentials.json").chmod(0o644)
