@@ -123,7 +123,11 @@ class TrackedStage:
         self._run.attach(path, name)
 
     def finish(self, ref: ArtifactRef) -> None:
+        """Records the artifact, registers a release, and ends the run last: a FINISHED run is a complete one."""
         self._run.output(self._node.name, ref)
+        if "registered_model" in ref.summary:
+            name, alias = str(ref.summary["registered_model"]), str(ref.summary.get("alias", ""))
+            self._run.tracker.register(ref, name, alias, _description(ref, name, alias, self.url))
         self._run.finish("FINISHED")
         self._artifacts[f"ringflow.artifact.{self._node.name}"] = ref.uri
 
@@ -136,6 +140,14 @@ class TrackedStage:
             self._run.finish(status, 5.0)
         except RingflowError as problem:
             log.warning("MLflow does not know that %s failed: %s", self._node.name, problem)
+
+
+def _description(ref: ArtifactRef, name: str, alias: str, url: str) -> str:
+    """Markdown of a registered version: from here to its run, artifact, card and lineage."""
+    return (
+        f"Made by [{ref.stage}]({url}); artifact `{ref.uri}` (README.md is the model card).\n\n"
+        f"Lineage: `ringflow lineage models:/{name}@{alias}`. Bytes: `ringflow verify {ref.uri}`."
+    )
 
 
 def _history(tracker: Any, run_id: str) -> dict[str, list[tuple[int, float]]]:
