@@ -12,6 +12,7 @@ from tasks.board import FINAL, Line, Lines, StageState
 SYMBOLS = {"waiting": "·", "running": "▶", "reused": "≡", "done": "✔", "failed": "✘", "stopped": "■", "skipped": "-"}
 STYLES = {"running": "bold", "reused": "cyan", "done": "green", "failed": "bold red", "stopped": "yellow"}
 PLAIN_PROGRESS_EVERY_S = 10.0
+BAR = 12
 
 
 class PlainBoard(Lines):
@@ -59,35 +60,31 @@ class LiveBoard(Lines):
         self._live.stop()
 
     def _table(self):
-        from rich.table import Table
+        from rich.console import Group
         from rich.text import Text
 
-        width = max((len(name) for name in self.lines), default=8)
-        table = Table.grid(padding=(0, 1))
-        table.add_column(width=1)
-        table.add_column(width=width, no_wrap=True)
-        table.add_column(width=14, no_wrap=True)
-        table.add_column(width=6, justify="right", no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis")
-        for name, line in self.snapshot().items():
+        lines = self.snapshot()
+        width = max((len(name) for name in lines), default=8)
+        rows = []
+        for name, line in lines.items():
             style = STYLES.get(line.state, "dim")
-            table.add_row(
-                Text(SYMBOLS[line.state], style),
-                Text(name, style),
-                _bar(line),
-                Text(_clock(line.seconds) if line.began else "", "dim"),
-                Text(line.text.splitlines()[0] if line.text else "", "red" if line.state == "failed" else ""),
-            )
-        return table
+            row = Text(no_wrap=True, overflow="ellipsis")
+            row.append(f"{SYMBOLS[line.state]} {name:<{width}} ", style)
+            row.append_text(_bar(line))
+            row.append(f" {_clock(line.seconds) if line.began else '':>6}  ", "dim")
+            row.append(line.text.splitlines()[0] if line.text else "", "red" if line.state == "failed" else "")
+            rows.append(row)
+        return Group(*rows)
 
 
 def _bar(line: Line):
+    """Twelve columns: a bar while the stage runs, else its state."""
     from rich.text import Text
 
     if line.state != "running" or line.total <= 0:
-        return Text(line.state if line.state not in ("running", "waiting") else "", "dim")
-    filled = round(14 * min(line.done / line.total, 1))
-    return Text("━" * filled, "green") + Text("━" * (14 - filled), "bright_black")
+        return Text(f"{line.state if line.state != 'waiting' else '':<{BAR}}", "dim")
+    filled = round(BAR * min(line.done / line.total, 1))
+    return Text("━" * filled, "green") + Text("━" * (BAR - filled), "bright_black")
 
 
 def _clock(seconds: float) -> str:
