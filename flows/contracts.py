@@ -10,14 +10,13 @@ import tempfile
 from pathlib import Path
 
 from components.failures import BadInput
+from components.model.architecture import check_architecture
 from components.model.spec import LingSpec, spec_for
 from components.recipe.data import GeneratorSource
 from components.recipe.recipe import Recipe
 from components.recipe.training import ImportConfig
 
 SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
-# How a base may differ from the preset: these say how long and how it was made, not what its weights fit.
-FREE_FIELDS = frozenset({"name", "max_position_embeddings", "yarn", "initializer_range"})
 
 
 def check_contracts(recipe: Recipe, read_base: bool = True) -> None:
@@ -113,7 +112,7 @@ def _imported_base(recipe: Recipe, uri: str, spec: LingSpec) -> None:
                 )
         objects.get("chat_template.jinja", directory / "chat_template.jinja")
         found = spec_from_config(directory / "config.json")
-        _same_architecture(found, spec, uri, recipe.model.preset)
+        check_architecture(found, spec, f"base.uri: {uri}")
         tokenizer, expected = load_tokenizer(directory), load_tokenizer(recipe.model.tokenizer)
         check_tokenizer(tokenizer, expected, f"base.uri: {uri}")
         theirs, ours = contract(tokenizer, found), contract(expected, spec)
@@ -133,14 +132,4 @@ def _imported_base(recipe: Recipe, uri: str, spec: LingSpec) -> None:
                 f"the recipe's {spec.max_position_embeddings}",
                 where=f"base.uri: {uri}",
                 remedy=f"Set model.max_position to {found.max_position_embeddings}",
-            )
-
-
-def _same_architecture(found: LingSpec, spec: LingSpec, uri: str, preset: str) -> None:
-    for field in type(spec).model_fields:
-        if field not in FREE_FIELDS and getattr(found, field) != getattr(spec, field):
-            raise BadInput(
-                f"the base model has {field} {getattr(found, field)}, the preset {preset} {getattr(spec, field)}",
-                where=f"base.uri: {uri}",
-                remedy="Choose the preset of this model, or another base",
             )

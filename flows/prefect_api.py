@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import uuid
+from functools import cache
 from typing import Any
 
 from components.failures import BadInput, InfrastructureError
 
 FLOW_NAME = "ring"
 DEADLINE_S = 10.0
+
+
+@cache
+def _client():
+    """One client for the process: making one loads certificates, which costs more than a question."""
+    import httpx
+
+    return httpx.Client(timeout=DEADLINE_S)
 
 
 def ask(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -26,7 +35,7 @@ def ask(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         user, _, password = pair.partition(":")
         auth = (user, password)
     try:
-        response = httpx.request(method, f"{base}{path}", json=body, headers=headers, auth=auth, timeout=DEADLINE_S)
+        response = _client().request(method, f"{base}{path}", json=body, headers=headers, auth=auth)
         response.raise_for_status()
     except httpx.HTTPStatusError as error:
         raise InfrastructureError(f"Prefect at {base} refused {path}: {error.response.text[:300]}") from error

@@ -6,6 +6,7 @@ The full tracker (components.lineage.tracker) is opened by the first stage that 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,9 @@ class ParentRun:
             )
         self.uri, self.experiment = uri.rstrip("/"), experiment
         self.run_id, self.experiment_id = "", ""
+        # one client for all questions: making one loads certificates, which costs more than a question
+        self._client: Any = None
+        self._opening = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -89,9 +93,10 @@ class ParentRun:
         elif user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
             auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
         try:
-            response = httpx.request(
-                method, f"{self.uri}/api/2.0/mlflow/{path}", json=body, headers=headers, auth=auth, timeout=DEADLINE_S
-            )
+            with self._opening:
+                self._client = self._client or httpx.Client(timeout=DEADLINE_S)
+            url = f"{self.uri}/api/2.0/mlflow/{path}"
+            response = self._client.request(method, url, json=body, headers=headers, auth=auth)
         except httpx.HTTPError as error:
             raise InfrastructureError(
                 f"MLflow at {self.uri} cannot be reached: {error or type(error).__name__}. "
