@@ -35,7 +35,7 @@ class GeneratorSource(StrictModel):
     rl: int = Field(ge=0, description="RL prompts over all domains")
     preference: int = Field(ge=0, description="Preference pairs")
     benchmark: int = Field(ge=8, description="Held-out items per benchmark")
-    max_tokens: int = Field(default=256, description="Longest prompt plus worked solution, in tokens")
+    max_level: int = Field(default=5, ge=1, le=5, description="Hardest problems of every split, in steps")
 
 
 class GateConfig(StrictModel):

@@ -51,16 +51,19 @@ def generate(source: GeneratorSource, seed: int) -> GeneratedCorpus:
     """All splits of `source`, the same for the same seed on every machine."""
     origin = f"generator:nano?seed={seed}"
     taken: set[str] = set()
+    hardest = source.max_level
     benchmarks = {
-        f"nano-{domain}": _benchmark(domain, source.benchmark, _stream(seed, f"benchmark-{domain}"), origin, taken)
+        f"nano-{domain}": _benchmark(
+            domain, source.benchmark, hardest, _stream(seed, f"benchmark-{domain}"), origin, taken
+        )
         for domain in ("math", "code", "logic", "science", "general")
     }
-    rl = _rl(source.rl, _stream(seed, "rl"), origin, taken)
+    rl = _rl(source.rl, hardest, _stream(seed, "rl"), origin, taken)
     preference = _preference(source.preference, _stream(seed, "preference"), origin, taken)
     held = int(len(preference) * PREFERENCE_HELDOUT_FRACTION)
     return GeneratedCorpus(
-        pretrain=_pretrain(source.pretrain, _stream(seed, "pretrain"), origin, taken),
-        sft=_sft(source.sft, _stream(seed, "sft"), origin, taken),
+        pretrain=_pretrain(source.pretrain, hardest, _stream(seed, "pretrain"), origin, taken),
+        sft=_sft(source.sft, hardest, _stream(seed, "sft"), origin, taken),
         rl=rl,
         preference=preference[held:],
         preference_heldout=preference[:held],
@@ -70,6 +73,11 @@ def generate(source: GeneratorSource, seed: int) -> GeneratedCorpus:
 
 def _stream(seed: int, purpose: str) -> random.Random:
     return random.Random(f"{seed}/{purpose}")
+
+
+def _up_to(hardest: int, levels: tuple[int, ...]) -> tuple[int, ...]:
+    """The levels of a split, none above `hardest`."""
+    return tuple(min(level, hardest) for level in levels)
 
 
 def _identity(*parts: object) -> str:
@@ -95,11 +103,13 @@ def _new(family: Family, level: int, rng: random.Random, taken: set[str], *, cla
     )
 
 
-def _benchmark(domain: str, count: int, rng: random.Random, origin: str, taken: set[str]) -> list[BenchmarkItem]:
+def _benchmark(
+    domain: str, count: int, hardest: int, rng: random.Random, origin: str, taken: set[str]
+) -> list[BenchmarkItem]:
     families = cycle(family for family in (*REASONING, *GENERAL) if family.domain == domain)
-    items = []
+    levels, items = _up_to(hardest, BENCHMARK_LEVELS), []
     for index in range(count):
-        family, level = next(families), BENCHMARK_LEVELS[index // 2 % len(BENCHMARK_LEVELS)]
+        family, level = next(families), levels[index // 2 % len(levels)]
         problem = _new(family, level, rng, taken)
         items.append(
             BenchmarkItem(
@@ -117,11 +127,11 @@ def _benchmark(domain: str, count: int, rng: random.Random, origin: str, taken: 
     return items
 
 
-def _rl(count: int, rng: random.Random, origin: str, taken: set[str]) -> list[RlRecord]:
+def _rl(count: int, hardest: int, rng: random.Random, origin: str, taken: set[str]) -> list[RlRecord]:
     families = cycle((*OPEN, *GENERAL))
     records = []
     for index in range(count):
-        family, level = next(families), rng.choice(RL_LEVELS)
+        family, level = next(families), rng.choice(_up_to(hardest, RL_LEVELS))
         problem = _new(family, level, rng, taken)
         records.append(
             RlRecord(
@@ -138,14 +148,14 @@ def _rl(count: int, rng: random.Random, origin: str, taken: set[str]) -> list[Rl
     return records
 
 
-def _sft(count: int, rng: random.Random, origin: str, taken: set[str]) -> list[SftRecord]:
+def _sft(count: int, hardest: int, rng: random.Random, origin: str, taken: set[str]) -> list[SftRecord]:
     reasoning, everyday = cycle(REASONING), cycle(GENERAL)
     records = []
     for index in range(count):
         is_general = rng.random() < SFT_GENERAL_FRACTION
         family = next(everyday) if is_general else next(reasoning)
         answer_only = not is_general and rng.random() < ANSWER_ONLY_FRACTION
-        level = rng.choice(OPEN_SFT_LEVELS if family in OPEN else LEVELS)
+        level = rng.choice(_up_to(hardest, OPEN_SFT_LEVELS if family in OPEN else LEVELS))
         # Easy levels have few distinct prompts: repeats inside SFT are fine, a prompt of another split is not.
         problem = _new(family, level, rng, taken, claim=False)
         response = problem.answer_only() if answer_only else problem.worked()
@@ -187,14 +197,14 @@ def _preference(count: int, rng: random.Random, origin: str, taken: set[str]) ->
     return records
 
 
-def _pretrain(count: int, rng: random.Random, origin: str, taken: set[str]) -> list[PretrainRecord]:
+def _pretrain(count: int, hardest: int, rng: random.Random, origin: str, taken: set[str]) -> list[PretrainRecord]:
     """Raw text without roles: problems, their steps and results as loose lines, of every length."""
     records = []
     families = cycle((*REASONING, *GENERAL))
     for index in range(count):
         lines = []
         for _ in range(3):
-            problem = _new(next(families), rng.choice(LEVELS), rng, taken, claim=False)
+            problem = _new(next(families), rng.choice(_up_to(hardest, LEVELS)), rng, taken, claim=False)
             lines.append(f"{problem.prompt}\n{problem.thinking}\n{problem.final}")
         text = "\n".join(lines)
         records.append(PretrainRecord(id=_identity("pretrain", text, index), source=origin, licence=LICENCE, text=text))

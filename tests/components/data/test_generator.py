@@ -61,6 +61,11 @@ def test_sft_shows_no_level_that_rl_asks_for(corpus):
     assert 0.3 < bare / len(corpus.sft) < 0.5
 
 
+def test_no_problem_is_harder_than_asked_for():
+    easy = generate(GeneratorSource(pretrain=5, sft=50, rl=50, preference=10, benchmark=8, max_level=1), seed=0)
+    assert {record.level for record in (*easy.sft, *easy.rl, *easy.benchmarks["nano-logic"])} == {1}
+
+
 @pytest.mark.parametrize("family", REASONING, ids=lambda family: family.name)
 @pytest.mark.parametrize("level", range(1, 7))
 def test_final_answers_agree_with_the_verifier(family, level):
