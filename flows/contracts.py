@@ -12,7 +12,6 @@ from pathlib import Path
 from components.failures import BadInput
 from components.model.architecture import check_architecture
 from components.model.spec import LingSpec, spec_for
-from components.recipe.data import GeneratorSource
 from components.recipe.recipe import Recipe
 from components.recipe.training import ImportConfig
 
@@ -53,9 +52,6 @@ def _lengths(recipe: Recipe, spec: LingSpec) -> None:
     }
     if not isinstance(recipe.base, ImportConfig):
         rows["base.sequence_length"] = recipe.base.sequence_length
-    for index, source in enumerate(recipe.corpus.sources):
-        if isinstance(source, GeneratorSource):
-            rows[f"corpus.sources.{index}.max_tokens"] = source.max_tokens
     answers = {f"rlvr.{i}.rollout.max_new_tokens": p.rollout.max_new_tokens for i, p in enumerate(recipe.rlvr)}
     answers["rlhf.rollout.max_new_tokens"] = recipe.rlhf.rollout.max_new_tokens
     answers["evaluate.max_new_tokens"] = recipe.evaluate.max_new_tokens
