@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import random
 
-from components.data.generator.problem import LABELS, Family, Problem, answer_verifier, boxed
+from components.data.generator.problem import Family, Problem, answer_verifier, boxed, labels
 
 
 def boolean(level: int, rng: random.Random) -> Problem:
     """`b:1a&0b|1c^1` -> `a1&0=0;b0|1=1;c1^1=0;` -> 010."""
     state = rng.randrange(2)
-    prompt, thinking, states = f"b:{state}", "", ""
-    for label in LABELS[: level + 2]:
+    prompt, thinking, states, key = f"b:{state}", "", "", f"b:{state}"
+    for label in labels(level + 2, rng):
         operator, operand = rng.choice("&|^"), rng.randrange(2)
         before, state = state, {"&": state & operand, "|": state | operand, "^": state ^ operand}[operator]
         prompt += f"{label}{operator}{operand}"
+        key += f"{operator}{operand}"
         thinking += f"{label}{before}{operator}{operand}={state};"
         states += str(state)
-    return Problem(prompt, thinking, boxed(states), answer_verifier("logic", states))
+    return Problem(prompt, thinking, boxed(states), answer_verifier("logic", states), key)
 
 
 def sorting(level: int, rng: random.Random) -> Problem:

@@ -33,7 +33,7 @@ ANSWER_ONLY_FRACTION = 0.4
 class Problem:
     """prompt: user turn. thinking: worked solution. final: what follows `</think>`, e.g. `\\boxed{7}` or a program.
 
-    key: equal for two prompts that ask the same thing (steps shown in another order); the prompt when empty.
+    key: equal for two prompts that ask the same thing under other labels; the prompt when empty.
     """
 
     prompt: str
@@ -60,6 +60,16 @@ class Family:
     domain: Domain
     name: str
     make: Callable[[int, random.Random], Problem]
+
+
+def labels(count: int, rng: random.Random) -> str:
+    """`count` consecutive labels from a random start: a model that never saw a first label cannot count on one.
+
+    With labels that always begin at `a` a model stops after the longest problem it was shown; with moving labels it
+    learns to go on until the prompt has no next one.
+    """
+    start = rng.randrange(len(LABELS) - count + 1)
+    return LABELS[start : start + count]
 
 
 def boxed(answer: str) -> str:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import random
 
-from components.data.generator.problem import LABELS, Family, Problem, answer_verifier, boxed
+from components.data.generator.problem import Family, Problem, answer_verifier, boxed, labels
 
 
 def atoms(level: int, rng: random.Random) -> Problem:
     """`n:aCbHcHdO` -> running counts of C, H, O `aC=100;bH=110;cH=120;dO=121;` -> C1H2O1."""
     counts = {"C": 0, "H": 0, "O": 0}
-    prompt, thinking = "n:", ""
-    for label in LABELS[: level + 2]:
+    prompt, thinking, key = "n:", "", "n:"
+    for label in labels(level + 2, rng):
         element = rng.choice("CHO")
         counts[element] += 1
         prompt += f"{label}{element}"
+        key += f"{element}"
         thinking += f"{label}{element}={''.join(map(str, counts.values()))};"
     answer = "".join(f"{element}{count}" for element, count in counts.items())
-    return Problem(prompt, thinking, boxed(answer), answer_verifier("logic", answer))
+    return Problem(prompt, thinking, boxed(answer), answer_verifier("logic", answer), key)
 
 
 def motion(level: int, rng: random.Random) -> Problem:
@@ -26,15 +27,16 @@ def motion(level: int, rng: random.Random) -> Problem:
     `af3+3=6;bs6+2=8;` -> 68: label, command, place + speed = new place; the answer is every place.
     """
     position, speed = rng.randrange(10), rng.randrange(4)
-    prompt, thinking, places = f"t:p{position}v{speed}", "", ""
-    for label in LABELS[: level + 1]:
+    prompt, thinking, places, key = f"t:p{position}v{speed}", "", "", f"t:p{position}v{speed}"
+    for label in labels(level + 1, rng):
         command = rng.choice("fs")
         speed = min(speed + 1, 3) if command == "f" else max(speed - 1, 0)
         before, position = position, (position + speed) % 10
         prompt += f"{label}{command}"
+        key += f"{command}"
         thinking += f"{label}{command}{before}+{speed}={position};"
         places += str(position)
-    return Problem(prompt, thinking, boxed(places), answer_verifier("logic", places))
+    return Problem(prompt, thinking, boxed(places), answer_verifier("logic", places), key)
 
 
 TAUGHT = Family("science", "atoms", atoms)
