@@ -7,28 +7,29 @@ import random
 from components.data.generator.problem import Family, Problem, labels
 from components.data.schema import Verifier
 
-_INTEGER = {"A": "x+={n}", "S": "x-={n}", "M": "x*={n}", "R": "x%={n}"}
-_TEXT = {"B": "s=s[::-1]", "U": "s=s.upper()", "T": "s=s[1:]", "D": "s*=2", "P": "s+='{n}'"}
+_INTEGER = {"A": "+{n}", "S": "-{n}", "M": "*{n}", "R": "%{n}"}
+_TEXT = {"B": "[::-1]", "U": ".upper()", "T": "[1:]", "D": "*2", "P": "+'{n}'"}
 _INTEGER_TESTS = (0, 1, 7, -4, 23)
 _TEXT_TESTS = ("", "a", "xyz", "Hello")
 
 
 def _problem(prefix: str, argument: str, steps: list[tuple[str, str, str]], arguments: tuple) -> Problem:
-    """steps: (label, what the prompt says, statement), in order. Every statement carries its label as a comment."""
+    """steps: (label, what the prompt says, operation), in order. A label names the value its step computes."""
     prompt = prefix + "".join(f"{label}{says}" for label, says, _ in steps)
-    thinking = "".join(f"{label}:{statement};" for label, _, statement in steps)
-    body = "".join(f"\n {statement}#{label}" for label, _, statement in steps)
-    program = f"def f({argument}):{body}\n return {argument}"
+    thinking = "".join(f"{label}{operation};" for label, _, operation in steps)
+    values = [argument, *(label for label, _, _ in steps)]
+    body = "".join(f"\n {label}={value}{step}" for value, (label, _, step) in zip(values, steps, strict=False))
+    program = f"def f({argument}):{body}\n return {values[-1]}"
     namespace: dict = {}
     exec(program, namespace)  # our own statements, to find what the tests expect
     tests = [{"call": f"f({value!r})", "result": repr(namespace["f"](value))} for value in arguments]
     reference = {"language": "python", "entry_point": "f", "tests": tests}
-    key = prefix + ";".join(statement for _, _, statement in steps)
+    key = prefix + ";".join(operation for _, _, operation in steps)
     return Problem(prompt, thinking, program, Verifier(kind="code", reference=reference), key=key)
 
 
 def integers(level: int, rng: random.Random) -> Problem:
-    """`f:aA3bM2` -> `a:x+=3;b:x*=2;` -> a function of x that adds 3, then doubles."""
+    """`f:aA3bM2` -> `a+3;b*2;` -> a function of x that adds 3, then doubles."""
     steps = []
     for label in labels(level, rng):
         code, operand = rng.choice("ASMR"), rng.randrange(2, 10)

@@ -1,4 +1,4 @@
-"""Logic families: Boolean chains (the answer is every state, so that guessing does not pay) and sorting."""
+"""Logic families: Boolean chains (three states are asked for, so that guessing does not pay) and sorting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from components.data.generator.problem import Family, Problem, answer_verifier, 
 
 
 def boolean(level: int, rng: random.Random) -> Problem:
-    """`b:1a&0b|1c^1` -> `a1&0=0;b0|1=1;c1^1=0;` -> 010."""
+    """`b:1a&0b|1c^1` -> `a1&0=0;b0|1=1;c1^1=0;` -> 010: the last three states."""
     state = rng.randrange(2)
     prompt, thinking, states, key = f"b:{state}", "", "", f"b:{state}"
     for label in labels(level + 2, rng):
@@ -18,7 +18,7 @@ def boolean(level: int, rng: random.Random) -> Problem:
         key += f"{operator}{operand}"
         thinking += f"{label}{before}{operator}{operand}={state};"
         states += str(state)
-    return Problem(prompt, thinking, boxed(states), answer_verifier("logic", states), key)
+    return Problem(prompt, thinking, boxed(states[-3:]), answer_verifier("logic", states[-3:]), key)
 
 
 def sorting(level: int, rng: random.Random) -> Problem:

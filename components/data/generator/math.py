@@ -8,7 +8,7 @@ from components.data.generator.problem import Family, Problem, answer_verifier, 
 
 
 def chain(level: int, rng: random.Random) -> Problem:
-    """`m:6a+3b-1c+2` -> `a6+3=9;b9-1=8;c8+2=0;` -> 980: every state, modulo 10; operands 1 to 3."""
+    """`m:6a+3b-1c+2` -> `a6+3=9;b9-1=8;c8+2=0;` -> 80: the last two states, modulo 10; operands 1 to 3."""
     state = rng.randrange(10)
     prompt, thinking, states, key = f"m:{state}", "", "", f"m:{state}"
     for label in labels(level + 1, rng):
@@ -18,11 +18,11 @@ def chain(level: int, rng: random.Random) -> Problem:
         key += f"{operator}{operand}"
         thinking += f"{label}{before}{operator}{operand}={state};"
         states += str(state)
-    return Problem(prompt, thinking, boxed(states), answer_verifier("math", states), key)
+    return Problem(prompt, thinking, boxed(states[-2:]), answer_verifier("math", states[-2:]), key)
 
 
 def extremes(level: int, rng: random.Random) -> Problem:
-    """`x:4a>7b<2` -> `a4>7=7;b7<2=2;` -> 72: `>` keeps the larger, `<` the smaller; the answer is every state."""
+    """`x:4a>7b<2` -> `a4>7=7;b7<2=2;` -> 72: `>` keeps the larger, `<` the smaller; the last two states."""
     state = rng.randrange(10)
     prompt, thinking, states, key = f"x:{state}", "", "", f"x:{state}"
     for label in labels(level + 1, rng):
@@ -32,7 +32,7 @@ def extremes(level: int, rng: random.Random) -> Problem:
         key += f"{operator}{operand}"
         thinking += f"{label}{before}{operator}{operand}={state};"
         states += str(state)
-    return Problem(prompt, thinking, boxed(states), answer_verifier("math", states), key)
+    return Problem(prompt, thinking, boxed(states[-2:]), answer_verifier("math", states[-2:]), key)
 
 
 TAUGHT = Family("math", "extremes", extremes)

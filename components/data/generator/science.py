@@ -24,7 +24,7 @@ def atoms(level: int, rng: random.Random) -> Problem:
 def motion(level: int, rng: random.Random) -> Problem:
     """`t:p3v2afbs` on a ring of ten places: f faster, s slower (speed 0 to 3), then the place moves on by the speed.
 
-    `af3+3=6;bs6+2=8;` -> 68: label, command, place + speed = new place; the answer is every place.
+    `af3+3=6;bs6+2=8;` -> 68: label, command, place + speed = new place; the answer is the last two places.
     """
     position, speed = rng.randrange(10), rng.randrange(4)
     prompt, thinking, places, key = f"t:p{position}v{speed}", "", "", f"t:p{position}v{speed}"
@@ -36,7 +36,7 @@ def motion(level: int, rng: random.Random) -> Problem:
         key += f"{command}"
         thinking += f"{label}{command}{before}+{speed}={position};"
         places += str(position)
-    return Problem(prompt, thinking, boxed(places), answer_verifier("logic", places), key)
+    return Problem(prompt, thinking, boxed(places[-2:]), answer_verifier("logic", places[-2:]), key)
 
 
 TAUGHT = Family("science", "atoms", atoms)
