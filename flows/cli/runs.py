@@ -11,6 +11,9 @@ from flows.cli.stack import JsonOption
 
 RunArgument = Annotated[str | None, typer.Argument(help="Name or id of a run; the newest when absent.")]
 
+# What is left of 80 columns beside the other four.
+MESSAGE = 24
+
 
 def register(app: typer.Typer) -> None:
     @app.command()
@@ -49,13 +52,11 @@ def register(app: typer.Typer) -> None:
                 run["state_name"],
                 (run["start_time"] or "")[:19].replace("T", " "),
                 seconds(run["total_run_time"]),
-                ((run.get("state") or {}).get("message") or "").splitlines()[0:1],
+                _short((run.get("state") or {}).get("message") or ""),
             ]
             for run in found
         ]
-        print_table(
-            ["run", "state", "started (UTC)", "time", "message"], [[*r[:4], *r[4]] for r in rows], right=["time"]
-        )
+        print_table(["run", "state", "started (UTC)", "time", "message"], rows, right=["time"])
 
     @app.command()
     def logs(run: RunArgument = None) -> None:
@@ -103,3 +104,9 @@ def register(app: typer.Typer) -> None:
         graph, _ = request.load()
         quiet_prefect(home)
         run_request(request, list(graph.nodes), began, json_)
+
+
+def _short(message: str) -> str:
+    """One line of a message; --json and the Prefect UI have all of it."""
+    line = message.splitlines()[0] if message else ""
+    return line if len(line) <= MESSAGE else line[: MESSAGE - 1] + "…"

@@ -9,6 +9,9 @@ from flows.cli.output import print_json, print_table, seconds
 from flows.result import RunResult
 from tasks.runner import summary_text
 
+# Scores that fit beside each other in 80 columns.
+COLUMNS = 7
+
 
 def print_result(result: RunResult, wall: float, json_: bool, benchmarks: Collection[str] | None = None) -> None:
     """benchmarks: scores to show; all when absent."""
@@ -17,20 +20,20 @@ def print_result(result: RunResult, wall: float, json_: bool, benchmarks: Collec
         return
     rows = []
     for stage in result.stages:
-        text = summary_text(stage.ref) if stage.ref else stage.error.splitlines()[0] if stage.error else ""
+        text = summary_text(stage.ref) if stage.ref else "see below" if stage.state == "failed" else ""
         took = seconds(stage.seconds) if stage.state == "done" else ""
         rows.append([f"{SYMBOLS[stage.state]} {stage.node}", stage.state, took, text])
     print_table(["stage", "state", "time", "result"], rows, right=["time"])
     scores = result.scores()
     names = list(dict.fromkeys(name for values in scores.values() for name in values))
-    names = [name for name in names if not benchmarks or name in benchmarks][:6]
+    names = [name for name in names if not benchmarks or name in benchmarks]
+    if len(names) > COLUMNS:
+        names = [*[name for name in names if name != "overall"][: COLUMNS - 1], "overall"]
     if names:
+        shown = _short(names)
+        rows = [[node, *(f"{100 * v[n]:.1f}" if n in v else "" for n in names)] for node, v in scores.items()]
         print()
-        print_table(
-            ["score after", *names],
-            [[node, *(f"{v[n]:.3f}" if n in v else "" for n in names)] for node, v in scores.items()],
-            right=names,
-        )
+        print_table(["score, % after", *shown], rows, right=shown)
     print()
     for stage in result.stages:
         if stage.state == "failed":
@@ -45,3 +48,10 @@ def print_result(result: RunResult, wall: float, json_: bool, benchmarks: Collec
         print("  talk to it: ringflow chat models:/<name>@released")
     else:
         print(f"  go on: ringflow rerun {result.run_name}")
+
+
+def _short(names: list[str]) -> list[str]:
+    """Without the part that all benchmarks begin with: nano-math, nano-code -> math, code."""
+    prefix = f"{names[0].partition('-')[0]}-"
+    same = all(name.startswith(prefix) for name in names if name != "overall")
+    return [name.removeprefix(prefix) for name in names] if same else names
