@@ -44,9 +44,10 @@ def print_result(result: RunResult, wall: float, json_: bool, benchmarks: Collec
     )
     for name, link in result.links.items():
         print(f"  {name:<8} {link}")
-    if result.succeeded:
-        print("  talk to it: ringflow chat models:/<name>@released")
-    else:
+    released = next((s.ref.summary for s in result.stages if s.ref and "registered_model" in s.ref.summary), None)
+    if released:
+        print(f"  talk to it: ringflow chat models:/{released['registered_model']}@{released['alias']}")
+    if not result.succeeded:
         print(f"  go on: ringflow rerun {result.run_name}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib import import_module
@@ -27,9 +28,9 @@ def test_prefects_own_model_accepts_the_file(config: dict) -> None:
     from prefect.cli.deploy._models import PrefectYamlModel
 
     model = PrefectYamlModel.model_validate(config)
+    assert model.pull == [{"flows.installed.installed": {}}], "empty, Prefect writes this machine's directory"
     assert {deployment.name for deployment in model.deployments} == set(REQUESTS)
     for deployment in model.deployments:
-        assert deployment.pull == [], "anything else writes the deploying machine's directory into the deployment"
         assert deployment.work_pool.name == "ringflow"
         assert deployment.concurrency_limit.limit == 1
         assert deployment.concurrency_limit.collision_strategy == "ENQUEUE"
@@ -82,6 +83,7 @@ def test_a_real_server_takes_every_deployment(stack) -> None:
     subprocess.run([prefect, "--no-prompt", "deploy", "--all"], cwd=ROOT, check=True, timeout=300, capture_output=True)
     found = {found["name"]: found for found in prefect_api.ask("POST", "/deployments/filter", {"limit": 50})}
     assert REQUESTS.keys() <= found.keys()
-    assert found["recipe"]["pull_steps"] in ([], None)
+    assert found["recipe"]["pull_steps"] == [{"flows.installed.installed": {}}]
+    assert str(ROOT) not in json.dumps(found["recipe"])
     assert found["recipe"]["global_concurrency_limit"]["limit"] == 1
     assert found["recipe"]["parameter_openapi_schema"]["definitions"]["RunRequest"]["properties"]["recipe"]["enum"]
