@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from typing import Any
 
 import ray
 
@@ -48,31 +49,31 @@ def connect(execution: ExecutionConfig, deadline_s: float | None = None) -> None
             return
         if address and address not in ("auto", "local"):
             _answers(address, min(deadline_s, 10.0))
-        ends = time.monotonic() + deadline_s
-        while (error := _attempt(address, ends - time.monotonic())) is not None:
-            if address not in ("", "local") or time.monotonic() > ends or isinstance(error, DeadlineExceeded):
-                raise InfrastructureError(
-                    f"Ray at {address or 'a new local instance'} could not be used: {error}. "
-                    "Start it (`ringflow up`), correct RAY_ADDRESS, or unset RAY_ADDRESS to run a local Ray."
-                ) from error
-            logging.getLogger(__name__).warning("a local Ray did not start (busy machine?), trying again: %s", error)
-            ray.shutdown()
+        error = _attempt(address, deadline_s)
+        if error is not None:  # no second try: what is left of the first would end this process a minute later
+            raise InfrastructureError(
+                f"Ray at {address or 'a new local instance'} could not be used: {error}. "
+                "Start it (`ringflow up`), correct RAY_ADDRESS, or unset RAY_ADDRESS to run a local Ray."
+            ) from error
 
 
 def _attempt(address: str, deadline_s: float) -> Exception | None:
     """What `ray.init` failed of, or None. In a thread, since its own waits for a cluster take many minutes."""
     failed: list[Exception] = []
+    done = threading.Event()
 
     def init() -> None:
         try:
-            _init(address)
-        except Exception as error:  # ray.init raises bare Exception when its own start-up limit of 30 s passes
+            _init(address, deadline_s)
+        except Exception as error:  # ray.init raises bare Exception when a start-up limit of its own passes
             failed.append(error)
+        done.set()
+        if not failed:
+            # Linux kills Ray's servers when the THREAD that started them ends (PR_SET_PDEATHSIG), so it never ends.
+            threading.Event().wait()
 
-    thread = threading.Thread(target=init, name="ray.init", daemon=True)
-    thread.start()
-    thread.join(max(deadline_s, 1.0))
-    if thread.is_alive():
+    threading.Thread(target=init, name="ray.init", daemon=True).start()
+    if not done.wait(max(deadline_s, 1.0)):
         return DeadlineExceeded(f"no answer within {deadline_s:.0f} s")
     return failed[0] if failed else None
 
@@ -88,12 +89,32 @@ def _stay_on_loopback() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
-def _init(address: str) -> None:
+def _wait_for_this_node(deadline_s: float) -> None:
+    """Gives a local Ray `deadline_s` to register, not Ray's own 30 s, which a busy machine does not keep."""
+    from ray._private import services
+
+    find = services.get_node
+
+    def patient(*arguments: Any) -> Any:
+        ends = time.monotonic() + deadline_s
+        while True:
+            try:
+                return find(*arguments)
+            except RuntimeError:
+                if time.monotonic() > ends:
+                    raise
+                time.sleep(0.1)
+
+    services.get_node = patient
+
+
+def _init(address: str, deadline_s: float) -> None:
     if not address or address == "local" or address.rpartition(":")[0] in ("127.0.0.1", "localhost"):
         _stay_on_loopback()
     if address and address != "local":
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
+        _wait_for_this_node(deadline_s)
         ray.init(
             address="local",
             num_cpus=max(cores(), 2),
