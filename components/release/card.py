@@ -110,9 +110,10 @@ ringflow serve {{ reference }}     # OpenAI-compatible server on 127.0.0.1:8000
 ringflow chat {{ reference }}
 ```
 
-With a plain vLLM: `vllm serve DIRECTORY --trust-remote-code --reasoning-parser qwen3` (the only code in the directory
-is the class that reads config.json). The model thinks between `<think>` and `</think>` before it answers; switch that
-off with `chat_template_kwargs: {"enable_thinking": false}`.
+With a plain vLLM: `vllm serve DIRECTORY --trust-remote-code --reasoning-parser qwen3 --dtype {{ weights.dtype }}`.
+The only code in the directory is the class that reads config.json; without `--dtype`, vLLM runs float32 weights in
+bfloat16. The model thinks between `<think>` and `</think>` before it answers; switch that off with
+`chat_template_kwargs: {"enable_thinking": false}`.
 
 {{ architecture }}
 
