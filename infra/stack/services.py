@@ -165,7 +165,8 @@ def _ray_variables(site: Site) -> dict[str, str]:
     # Ray's workers inherit what the head has, so this is also what the actors know of the stack.
     variables = site.client_environment()
     del variables["RAY_ADDRESS"]
-    return {**variables, "RAY_agent_register_timeout_ms": "120000"}
+    # Ray's default niceness of 15 makes learners and engines give way to every server that polls on the same cores.
+    return {**variables, "RAY_agent_register_timeout_ms": "120000", "RAY_worker_niceness": "0"}
 
 
 def _ray_probe(site: Site, started_at: float, timeout_s: float) -> None:
