@@ -49,7 +49,9 @@ def stack() -> Iterator[StackState]:
     watchdog = subprocess.Popen([sys.executable, "-c", WATCHDOG, str(os.getpid()), str(home)], start_new_session=True)
     try:
         state = embedded.up(home, deadline_s=300)
-        os.environ.update(state.environment)
+        # Ray reads its settings when it is imported, which this process did before: here it starts one of its own.
+        # Commands find the stack's Ray through RINGFLOW_HOME.
+        os.environ.update({key: value for key, value in state.environment.items() if not key.startswith("RAY_")})
         yield state
     finally:
         embedded.down(home)
