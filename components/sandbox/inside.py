@@ -405,18 +405,18 @@ def serve_one(settings, sock):
     base = "/" if settings.isolated else os.environ["RINGFLOW_SANDBOX_DIRECTORY"]
     request["cwd"] = os.path.join(base, "tmp")
     if request["argv"] is not None:
-        work = os.path.join(base, "work")
+        box = os.path.join(base, "box")
         if settings.isolated:
-            mount_tmp(b"/work", request["compile_limits"]["tmp_bytes"])
-        write_files(work, {**request["files"], request["source_name"]: request["source"]})
+            mount_tmp(b"/box", request["compile_limits"]["tmp_bytes"])
+        write_files(box, {**request["files"], request["source_name"]: request["source"]})
         if request["compile"]:
-            compiling = dict(request, cwd=work, address_space=False)
+            compiling = dict(request, cwd=box, address_space=False)
             facts = run_child(settings, sock, compiling, request["compile_limits"], request["compile"], b"")
             if facts["broken"] or facts["status"]:
                 send(sock, {"compile": facts, "tests": []})
                 return
         if settings.isolated:
-            check(libc.mount(None, b"/work", None, REMOUNT | RDONLY | NOSUID_NODEV, None), "make /work read-only")
+            check(libc.mount(None, b"/box", None, REMOUNT | RDONLY | NOSUID_NODEV, None), "make /box read-only")
     answers = []
     for step in request["steps"]:
         fresh_directory(request)

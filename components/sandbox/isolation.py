@@ -77,7 +77,7 @@ def bubblewrap_command(control_fd: int) -> list[str]:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         command += ["--symlink", f"/proc/self/fd/{number}", f"/dev/{name}"]
     command += ["--symlink", "/proc/self/fd", "/dev/fd", "--symlink", "/tmp", "/dev/shm"]
-    command += ["--dir", "/tmp", "--dir", "/work", "--ro-bind", str(INSIDE), "/inside.py", "--remount-ro", "/"]
+    command += ["--dir", "/tmp", "--dir", "/box", "--ro-bind", str(INSIDE), "/inside.py", "--remount-ro", "/"]
     command += ["--uid", str(_UID), "--gid", str(_UID), "--hostname", "sandbox", "--cap-add", "ALL", "--chdir", "/"]
     return [*command, str(python), "-I", "-S", "-B", "/inside.py", str(control_fd)]
 

@@ -33,39 +33,39 @@ class Language:
 
 LANGUAGES: tuple[Language, ...] = (
     Language("python", "main.py", (), aliases=("py", "python3")),
-    Language("c", "main.c", ("/work/main",), ("gcc", "-O2", "-std=gnu17", "-o", "main", "main.c", "-lm"),
+    Language("c", "main.c", ("/box/main",), ("gcc", "-O2", "-std=gnu17", "-o", "main", "main.c", "-lm"),
              version=("gcc", "-dumpfullversion")),
-    Language("cpp", "main.cpp", ("/work/main",), ("g++", "-O2", "-std=gnu++17", "-o", "main", "main.cpp"),
+    Language("cpp", "main.cpp", ("/box/main",), ("g++", "-O2", "-std=gnu++17", "-o", "main", "main.cpp"),
              aliases=("c++", "cxx", "cc"), version=("g++", "-dumpfullversion")),
     Language("java", "Main.java",
-             ("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx{heap_mb}m", "-Xss64m", "-cp", "/work",
+             ("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx{heap_mb}m", "-Xss64m", "-cp", "/box",
               "Main"),
              ("javac", "-J-Xmx512m", "-J-XX:+UseSerialGC", "-J-XX:TieredStopAtLevel=1", "-encoding", "UTF-8",
               "Main.java"),
              version=("java", "-version"), address_space=False),
-    Language("javascript", "main.js", ("node", "--max-old-space-size={heap_mb}", "/work/main.js"),
+    Language("javascript", "main.js", ("node", "--max-old-space-size={heap_mb}", "/box/main.js"),
              aliases=("js", "node", "nodejs"), version=("node", "--version"), address_space=False),
-    Language("typescript", "main.ts", ("node", "--max-old-space-size={heap_mb}", "/work/main.js"),
+    Language("typescript", "main.ts", ("node", "--max-old-space-size={heap_mb}", "/box/main.js"),
              ("tsc", "--target", "es2022", "--module", "commonjs", "main.ts"),
              aliases=("ts",), version=("tsc", "--version"), address_space=False),
-    Language("go", "main.go", ("/work/main",), ("go", "build", "-o", "main", "main.go"),
+    Language("go", "main.go", ("/box/main",), ("go", "build", "-o", "main", "main.go"),
              aliases=("golang",), version=("go", "version"), address_space=False),
-    Language("rust", "main.rs", ("/work/main",), ("rustc", "-O", "-o", "main", "main.rs"),
+    Language("rust", "main.rs", ("/box/main",), ("rustc", "-O", "-o", "main", "main.rs"),
              aliases=("rs",), version=("rustc", "--version")),
-    Language("haskell", "main.hs", ("/work/main",), ("ghc", "-O1", "-o", "main", "main.hs"),
+    Language("haskell", "main.hs", ("/box/main",), ("ghc", "-O1", "-o", "main", "main.hs"),
              aliases=("hs",), version=("ghc", "--numeric-version"), address_space=False),
-    Language("ocaml", "main.ml", ("/work/main",),
+    Language("ocaml", "main.ml", ("/box/main",),
              ("ocamlfind", "ocamlopt", "-package", "str", "-linkpkg", "-o", "main", "main.ml"),
              aliases=("ml",), version=("ocamlopt", "-version")),
-    Language("csharp", "main.cs", ("mono", "/work/main.exe"), ("mcs", "-out:main.exe", "main.cs"),
+    Language("csharp", "main.cs", ("mono", "/box/main.exe"), ("mcs", "-out:main.exe", "main.cs"),
              aliases=("c#", "cs"), version=("mono", "--version"), address_space=False),
-    Language("ruby", "main.rb", ("ruby", "/work/main.rb"), aliases=("rb",), version=("ruby", "--version")),
-    Language("php", "main.php", ("php", "/work/main.php"), version=("php", "--version")),
-    Language("perl", "main.pl", ("perl", "/work/main.pl"), aliases=("pl",), version=("perl", "-e", "print $^V")),
-    Language("lua", "main.lua", ("lua5.4", "/work/main.lua"), version=("lua5.4", "-v")),
-    Language("r", "main.R", ("Rscript", "--vanilla", "/work/main.R"), version=("Rscript", "--version")),
-    Language("bash", "main.sh", ("bash", "/work/main.sh"), aliases=("sh", "shell"), version=("bash", "--version")),
-    Language("sql", "main.sql", ("sqlite3", "-batch", ":memory:", ".read /work/main.sql"),
+    Language("ruby", "main.rb", ("ruby", "/box/main.rb"), aliases=("rb",), version=("ruby", "--version")),
+    Language("php", "main.php", ("php", "/box/main.php"), version=("php", "--version")),
+    Language("perl", "main.pl", ("perl", "/box/main.pl"), aliases=("pl",), version=("perl", "-e", "print $^V")),
+    Language("lua", "main.lua", ("lua5.4", "/box/main.lua"), version=("lua5.4", "-v")),
+    Language("r", "main.R", ("Rscript", "--vanilla", "/box/main.R"), version=("Rscript", "--version")),
+    Language("bash", "main.sh", ("bash", "/box/main.sh"), aliases=("sh", "shell"), version=("bash", "--version")),
+    Language("sql", "main.sql", ("sqlite3", "-batch", ":memory:", ".read /box/main.sql"),
              aliases=("sqlite", "sqlite3"), version=("sqlite3", "--version")),
 )  # fmt: skip
 
@@ -79,7 +79,7 @@ def find_language(name: str) -> Language | None:
 
 def find_tool(tool: str) -> str | None:
     """Where a tool lies that the sandbox can see, or None. A link that leads out of the visible part does not count."""
-    if tool.startswith("/work/"):
+    if tool.startswith("/box/"):
         return tool
     found = shutil.which(tool, path=_PATH)
     if found is None:

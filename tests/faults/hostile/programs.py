@@ -33,7 +33,7 @@ PYTHON: dict[str, tuple[str, set[str]]] = {
     "netlink": ("import socket\nsocket.socket(16,3)", {"runtime-error"}),
     "read a host file": ("print(open({secret!r}).read())", {"runtime-error"}),
     "read the home and the repository": (
-        "import os,sys\nfound=[]\nfor d in ('/root','/home','/work','/srv','/mnt','/media','/var'):\n"
+        "import os,sys\nfound=[]\nfor d in ('/root','/home','/srv','/mnt','/media','/var'):\n"
         " for b,ds,fs in os.walk(d):\n  found+=[f for f in fs if not b.startswith(sys.prefix) and f.endswith(('.jsonl','.toml','_history','.md'))]\n"
         "print('LEAK' if found else 'nothing')\nraise SystemExit(3)",
         {"runtime-error"},
