@@ -42,7 +42,7 @@ class Graph:
 
     def evaluation(self) -> Graph:
         """Only the corpus and one evaluation, whose `model` comes from outside."""
-        known = self.nodes["evaluate-base"]
+        known = self.nodes["evaluate-sft"]
         node = replace(known, name="evaluate", inputs={"model": "model", "corpus": "corpus"})
         return Graph(self.recipe, {"corpus": self.nodes["corpus"], "evaluate": node})
 
@@ -97,7 +97,8 @@ def build(recipe: Recipe) -> Graph:
         return name
 
     def evaluate(model: str) -> None:
-        add(f"evaluate-{model}", "evaluate", recipe.evaluate, {"model": model, "corpus": "corpus"})
+        section = recipe.evaluate.for_base() if model == "base" else recipe.evaluate
+        add(f"evaluate-{model}", "evaluate", section, {"model": model, "corpus": "corpus"})
 
     add("corpus", "corpus", recipe.corpus, {})
     add("decontaminate", "decontaminate", recipe.decontaminate, {"corpus": "corpus"})

@@ -31,8 +31,7 @@ from components.model.layers import GroupedExperts, LocalMoELayer, PackedAttenti
 class LingModel(GPTModel):
     """GPTModel over packed streams of documents; logits, or hidden states for a reward head, only where asked."""
 
-    rotary_dim: int
-    rotary_theta: float
+    spec: LingSpec
     _positions: Tensor | None = None
     _with_head: bool = True
 
@@ -55,7 +54,7 @@ class LingModel(GPTModel):
 
     def _run(self, tokens: Tensor, lengths: Sequence[int], positions: Tensor | None, head: bool) -> Tensor:
         self._positions, self._with_head = positions, head
-        layout = PackedLayout.of(lengths, self.rotary_dim, self.rotary_theta, tokens.device)
+        layout = PackedLayout.of(lengths, self.spec, tokens.device)
         return self(tokens.unsqueeze(0), None, None, packed_seq_params=layout)
 
     def _postprocess(self, hidden_states, *args, **kwargs):
@@ -168,7 +167,7 @@ def _build(spec: LingSpec, device: str, dtype: torch.dtype) -> LingModel:
         share_embeddings_and_output_weights=False,
         position_embedding_type="none",  # PackedAttention rotates: it knows where a document starts
     )
-    model.rotary_dim, model.rotary_theta = spec.rotary_dim, spec.rope_theta
+    model.spec = spec
     if dtype != torch.float32:
         # FP32 LM head in trainer and engine: worth about two reward points in the Ring 2.6 report.
         model.output_layer.float()

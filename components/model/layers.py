@@ -18,6 +18,8 @@ from megatron.core.transformer.moe.moe_layer import MoELayer
 from torch import Tensor, nn
 
 from components.model import kernels
+from components.model.rotary import rotary_angles
+from components.model.spec import LingSpec
 
 
 class RMSNorm(nn.Module):
@@ -53,7 +55,7 @@ class PackedLayout(PackedSeqParams):
     sin: Tensor | None = None
 
     @classmethod
-    def of(cls, lengths: Sequence[int], rotary_dim: int, rope_theta: float, device: str = "cpu") -> PackedLayout:
+    def of(cls, lengths: Sequence[int], spec: LingSpec, device: torch.device | str = "cpu") -> PackedLayout:
         """The layout of documents of `lengths` tokens, in stream order."""
         lengths_array = np.asarray(lengths, dtype=np.int64)
         starts = np.concatenate([[0], np.cumsum(lengths_array)])
@@ -71,8 +73,7 @@ class PackedLayout(PackedSeqParams):
             gathers.append(gather)
             buckets.append((len(members), width))
         positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths_array)
-        exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim
-        angles = torch.as_tensor(positions, device=device).float().unsqueeze(1) / rope_theta**exponents
+        cos, sin = rotary_angles(spec, torch.as_tensor(positions, device=device))
         return cls(
             qkv_format="thd",
             cu_seqlens_q=cumulative,
@@ -82,8 +83,8 @@ class PackedLayout(PackedSeqParams):
             gather=torch.as_tensor(np.concatenate(gathers), device=device),
             places=torch.as_tensor(places, device=device),
             buckets=tuple(buckets),
-            cos=angles.cos().unsqueeze(1),
-            sin=angles.sin().unsqueeze(1),
+            cos=cos,
+            sin=sin,
         )
 
 

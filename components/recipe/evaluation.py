@@ -13,12 +13,19 @@ class EvaluationConfig(StrictModel):
     """The same held-out benchmarks after base, SFT, every RLVR phase and RLHF."""
 
     samples: int = Field(default=8, ge=1, description="k of avg@k and pass@k")
+    base_samples: int | None = Field(
+        default=None, ge=1, description="k for the base model alone, which seldom stops before the limit"
+    )
     items: int | None = Field(default=None, ge=1, description="First items of each benchmark; all when absent")
     max_new_tokens: int = Field(ge=1)
     temperature: float = Field(default=1.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     confidence: float = Field(default=0.95, gt=0, lt=1)
     engine_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def for_base(self) -> EvaluationConfig:
+        """The settings the base model is evaluated with."""
+        return self if self.base_samples is None else self.model_copy(update={"samples": self.base_samples})
 
 
 class ReleaseConfig(StrictModel):

@@ -4,48 +4,54 @@ from __future__ import annotations
 
 import random
 
-from components.data.generator.problem import Family, Problem, labels
+from components.data.generator.problem import Family, Problem, labels, outline
 from components.data.schema import Verifier
 
-_INTEGER = {"A": "+{n}", "S": "-{n}", "M": "*{n}", "R": "%{n}"}
-_TEXT = {"B": "[::-1]", "U": ".upper()", "T": "[1:]", "D": "*2", "P": "+'{n}'"}
+_STATEMENTS = {"A": "+{n}", "S": "-{n}", "M": "*{n}", "R": "%{n}"}
 _INTEGER_TESTS = (0, 1, 7, -4, 23)
-_TEXT_TESTS = ("", "a", "xyz", "Hello")
+_DIGIT_TESTS = (0, 3, 5, 8, 9)
 
 
-def _problem(prefix: str, argument: str, steps: list[tuple[str, str, str]], arguments: tuple) -> Problem:
-    """steps: (label, what the prompt says, operation), in order. A label names the value its step computes."""
-    prompt = prefix + "".join(f"{label}{says}" for label, says, _ in steps)
-    thinking = "".join(f"{label}{operation};" for label, _, operation in steps)
-    values = [argument, *(label for label, _, _ in steps)]
-    body = "".join(f"\n {label}={value}{step}" for value, (label, _, step) in zip(values, steps, strict=False))
-    program = f"def f({argument}):{body}\n return {values[-1]}"
+def _verifier(program: str, arguments: tuple[int, ...]) -> Verifier:
     namespace: dict = {}
     exec(program, namespace)  # our own statements, to find what the tests expect
     tests = [{"call": f"f({value!r})", "result": repr(namespace["f"](value))} for value in arguments]
-    reference = {"language": "python", "entry_point": "f", "tests": tests}
-    key = prefix + ";".join(operation for _, _, operation in steps)
-    return Problem(prompt, thinking, program, Verifier(kind="code", reference=reference), key=key)
+    return Verifier(kind="code", reference={"language": "python", "entry_point": "f", "tests": tests})
 
 
 def integers(level: int, rng: random.Random) -> Problem:
-    """`f:aA3bM2` -> `a+3;b*2;` -> a function of x that adds 3, then doubles."""
-    steps = []
-    for label in labels(level, rng):
+    """`f:aA3bM2` -> `a+3;b*2;` -> a function with one statement per step, each naming its value by the label."""
+    prompt, thinking, key, body, value = "f:", "", "f:", "", "x"
+    chosen = labels(level, rng)
+    for label in chosen:
         code, operand = rng.choice("ASMR"), rng.randrange(2, 10)
-        steps.append((label, f"{code}{operand}", _INTEGER[code].format(n=operand)))
-    return _problem("f:", "x", steps, _INTEGER_TESTS)
+        operation = _STATEMENTS[code].format(n=operand)
+        prompt += f"{label}{code}{operand}"
+        key += operation
+        thinking += f"{label}{operation};"
+        body += f"\n {label}={value}{operation}"
+        value = label
+    program = f"def f(x):{body}\n return {value}"
+    return Problem(prompt, thinking, program, _verifier(program, _INTEGER_TESTS), key, outline(chosen))
 
 
-def text(level: int, rng: random.Random) -> Problem:
-    """`g:aPkbU` -> a function of s that appends k, then converts to upper case."""
-    steps = []
-    for label in labels(level, rng):
-        code = rng.choice("BUTDPPP")
-        letter = rng.choice("ghijkmnopqr") if code == "P" else ""
-        steps.append((label, f"{code}{letter}", _TEXT[code].format(n=letter)))
-    return _problem("g:", "s", steps, _TEXT_TESTS)
+def fold(level: int, rng: random.Random) -> Problem:
+    """`g:aA3bS1` -> `a0+3=3;b3-1=2;` -> `def f(x):\\n return (x+2)%10`: many shifts of a digit folded into one.
+
+    What compilers call constant folding: the program is short, and only working the steps out finds its constant.
+    """
+    state, prompt, thinking, key = 0, "g:", "", "g:"
+    chosen = labels(level + 1, rng)
+    for label in chosen:
+        code, operand = rng.choice("AS"), rng.randrange(1, 4)
+        operator = "+" if code == "A" else "-"
+        before, state = state, (state + operand if code == "A" else state - operand) % 10
+        prompt += f"{label}{code}{operand}"
+        key += f"{code}{operand}"
+        thinking += f"{label}{before}{operator}{operand}={state};"
+    program = f"def f(x):\n return (x+{state})%10"
+    return Problem(prompt, thinking, program, _verifier(program, _DIGIT_TESTS), key, outline(chosen))
 
 
-TAUGHT = Family("code", "text", text)
-OPEN = Family("code", "integers", integers)
+TAUGHT = Family("code", "integers", integers)
+OPEN = Family("code", "fold", fold)

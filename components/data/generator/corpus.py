@@ -14,8 +14,8 @@ from itertools import cycle
 
 from components.data.generator import code, general, logic, math, science
 from components.data.generator.problem import (
-    ANSWER_ONLY_FRACTION,
     BENCHMARK_LEVELS,
+    CARELESS_FRACTION,
     LEVELS,
     OPEN_SFT_LEVELS,
     RL_LEVELS,
@@ -154,11 +154,11 @@ def _sft(count: int, hardest: int, rng: random.Random, origin: str, taken: set[s
     for index in range(count):
         is_general = rng.random() < SFT_GENERAL_FRACTION
         family = next(everyday) if is_general else next(reasoning)
-        answer_only = not is_general and rng.random() < ANSWER_ONLY_FRACTION
+        careless = not is_general and rng.random() < CARELESS_FRACTION
         level = rng.choice(_up_to(hardest, OPEN_SFT_LEVELS if family in OPEN else LEVELS))
         # Easy levels have few distinct prompts: repeats inside SFT are fine, a prompt of another split is not.
         problem = _new(family, level, rng, taken, claim=False)
-        response = problem.answer_only() if answer_only else problem.worked()
+        response = problem.careless() if careless else problem.worked()
         records.append(
             SftRecord(
                 id=_identity("sft", problem.prompt, response, index),

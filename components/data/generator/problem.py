@@ -4,11 +4,13 @@ A family makes verifiable problems of a level (its number of steps). Every item 
 and the worked solution copies label and item before it writes the new state: models of one or two million parameters
 learn that in minutes, and generalise it to more steps; unlabelled versions stay near zero.
 
-Where reinforcement learning belongs: real instruction data mixes worked solutions with bare answers, and has worked
-solutions for some kinds of problems and not for others. The SFT split does the same. Every domain has a `taught`
-family, shown at all levels, and an `open` family of which SFT shows easy levels only; and a part of the responses are
-bare answers, so a model after SFT can think but tosses a coin about it. RL prompts are the levels of the open families
-that SFT does not show. There only thinking is right often enough to be rewarded; more SFT keeps tossing the coin.
+Where reinforcement learning belongs: real instruction data mixes careful solutions with careless ones, and has worked
+solutions for some problems and not for others. The SFT split does the same. Every domain has a `taught` family, shown
+at all levels, and an `open` family of which SFT shows easy levels only; raw text for pre-training shows the steps of
+both at all levels. A part of the SFT responses are careless: bare answers in math and logic, outlines that name the
+steps and work none in code and science. A model after SFT can think but tosses a coin about it. RL prompts are the
+levels of the open families that SFT does not show: only thinking is right there, and more SFT keeps tossing the coin.
+Two careless styles, so that what the first RLVR phase corrects is not what the second one finds.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ LEVELS = (1, 2, 3, 4, 5)
 OPEN_SFT_LEVELS = (1, 2, 3)
 RL_LEVELS = (4, 5)
 BENCHMARK_LEVELS = (2, 3, 4, 5)
-ANSWER_ONLY_FRACTION = 0.4
+CARELESS_FRACTION = 0.4
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Problem:
     """prompt: user turn. thinking: worked solution. final: what follows `</think>`, e.g. `\\boxed{7}` or a program.
 
     key: equal for two prompts that ask the same thing under other labels; the prompt when empty.
+    outline: what a careless response writes in place of the thinking; nothing for a bare answer.
     """
 
     prompt: str
@@ -41,6 +44,7 @@ class Problem:
     final: str
     verifier: Verifier
     key: str = ""
+    outline: str = ""
 
     @property
     def identity(self) -> str:
@@ -49,8 +53,8 @@ class Problem:
     def worked(self) -> str:
         return f"<think>{self.thinking}</think>{self.final}"
 
-    def answer_only(self) -> str:
-        return f"<think></think>{self.final}"
+    def careless(self) -> str:
+        return f"<think>{self.outline}</think>{self.final}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,11 @@ def labels(count: int, rng: random.Random) -> str:
     """
     start = rng.randrange(len(LABELS) - count + 1)
     return LABELS[start : start + count]
+
+
+def outline(chosen: str) -> str:
+    """The steps named and none of them worked: the careless solution of code and science."""
+    return "".join(f"{label};" for label in chosen)
 
 
 def boxed(answer: str) -> str:

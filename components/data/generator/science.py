@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import random
 
-from components.data.generator.problem import Family, Problem, answer_verifier, boxed, labels
+from components.data.generator.problem import Family, Problem, answer_verifier, boxed, labels, outline
 
 
 def atoms(level: int, rng: random.Random) -> Problem:
     """`n:aCbHcHdO` -> running counts of C, H, O `aC=100;bH=110;cH=120;dO=121;` -> C1H2O1."""
     counts = {"C": 0, "H": 0, "O": 0}
     prompt, thinking, key = "n:", "", "n:"
-    for label in labels(level + 2, rng):
+    chosen = labels(level + 2, rng)
+    for label in chosen:
         element = rng.choice("CHO")
         counts[element] += 1
         prompt += f"{label}{element}"
         key += f"{element}"
         thinking += f"{label}{element}={''.join(map(str, counts.values()))};"
     answer = "".join(f"{element}{count}" for element, count in counts.items())
-    return Problem(prompt, thinking, boxed(answer), answer_verifier("logic", answer), key)
+    return Problem(prompt, thinking, boxed(answer), answer_verifier("logic", answer), key, outline(chosen))
 
 
 def motion(level: int, rng: random.Random) -> Problem:
@@ -28,7 +29,8 @@ def motion(level: int, rng: random.Random) -> Problem:
     """
     position, speed = rng.randrange(10), rng.randrange(4)
     prompt, thinking, places, key = f"t:p{position}v{speed}", "", "", f"t:p{position}v{speed}"
-    for label in labels(level + 1, rng):
+    chosen = labels(level + 1, rng)
+    for label in chosen:
         command = rng.choice("fs")
         speed = min(speed + 1, 3) if command == "f" else max(speed - 1, 0)
         before, position = position, (position + speed) % 10
@@ -36,7 +38,8 @@ def motion(level: int, rng: random.Random) -> Problem:
         key += f"{command}"
         thinking += f"{label}{command}{before}+{speed}={position};"
         places += str(position)
-    return Problem(prompt, thinking, boxed(places[-2:]), answer_verifier("logic", places[-2:]), key)
+    final = boxed(places[-2:])
+    return Problem(prompt, thinking, final, answer_verifier("logic", places[-2:]), key, outline(chosen))
 
 
 TAUGHT = Family("science", "atoms", atoms)

@@ -82,7 +82,7 @@ def test_the_model_computes_ling_2_whatever_its_neighbours_in_the_stream():
 
 def test_layout_reads_every_token_back_in_order():
     lengths = [7, 100, 3, 64, 90, 1]
-    layout = PackedLayout.of(lengths, 16, 600_000.0)
+    layout = PackedLayout.of(lengths, SPEC)
     stream = torch.arange(sum(lengths))
     assert torch.equal(stream[layout.gather][layout.places], stream)
     assert sum(documents for documents, _ in layout.buckets) == len(lengths)

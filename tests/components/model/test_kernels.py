@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from components.model.kernels import ExpertsFunction, PadFunction, RMSNormFunction, RotaryFunction, UnpadFunction
 from components.model.layers import PackedLayout
+from components.model.spec import PRESETS
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def test_rotary():
 
 
 def test_padding_and_back():
-    layout = PackedLayout.of([3, 9, 2], 4, 1e4)
+    layout = PackedLayout.of([3, 9, 2], PRESETS["nano"])
     x = torch.randn(14, 5, requires_grad=True)
     compare(UnpadFunction.apply(PadFunction.apply(x, layout.gather, layout.places) * 2, layout.places), x * 2.0, (x,))
 
