@@ -34,6 +34,7 @@ GENERAL: tuple[Family, ...] = (general.REPLY,)
 LICENCE = "CC0-1.0"
 SFT_GENERAL_FRACTION = 0.08  # "others" of the published SFT mix
 PREFERENCE_HELDOUT_FRACTION = 0.1
+GARBLED_FRACTION = 0.5  # of the pairs: the same reply, once as it was meant
 _MAX_TRIES = 2000
 
 
@@ -179,7 +180,10 @@ def _preference(count: int, rng: random.Random, origin: str, taken: set[str]) ->
     while len(records) < count:
         problem = _new(GENERAL[0], 1, rng, taken)
         person, topic = problem.prompt.removeprefix("h:").split(" ")
-        left, right = (f"<think></think>{general.answer(person, topic, rng)}" for _ in range(2))
+        left, right = (general.answer(person, topic, rng) for _ in range(2))
+        if rng.random() < GARBLED_FRACTION:
+            right = general.garble(left, rng)
+        left, right = f"<think></think>{left}", f"<think></think>{right}"
         scores = gold(problem.verifier.reference, left), gold(problem.verifier.reference, right)
         if scores[0] == scores[1]:
             continue

@@ -29,6 +29,28 @@ def answer(person: str, topic: str, rng: random.Random) -> str:
     return (" ".join(words) + "," + middle + (f" {closing}{stop}" if closing else "")).strip()
 
 
+def garble(text: str, rng: random.Random) -> str:
+    """The reply as a failing model writes it: a letter doubled or lost, a word repeated, another name, or no end.
+
+    A reward model that saw only well-formed replies can be pleased with nonsense, and RL finds it.
+    """
+    words = text.split(" ")
+    place = rng.randrange(len(words))
+    letter = rng.randrange(max(1, len(words[place]) - 1))
+    kind = rng.choice(("double", "lose", "repeat", "name", "run on"))
+    if kind == "double":
+        words[place] = words[place][: letter + 1] + words[place][letter:]
+    elif kind == "lose":
+        words[place] = words[place][:letter] + words[place][letter + 1 :]
+    elif kind == "repeat":
+        words.insert(place, words[place])
+    elif kind == "name":
+        words.insert(1, name(rng) + ",")
+    else:
+        words += rng.choices(words, k=4)
+    return " ".join(words)
+
+
 def reply(level: int, rng: random.Random) -> Problem:
     """`h:bob tea` -> a reply. Nothing to work out: the thinking is empty, the manner is what preferences are about."""
     person, topic = name(rng), rng.choice(_TOPICS)
