@@ -31,6 +31,8 @@ class EvaluationConfig(StrictModel):
 class ReleaseConfig(StrictModel):
     model_name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Registered model in MLflow")
     dtype: Literal["bfloat16", "float32"] = "float32"
-    parity_tolerance: float = Field(default=1e-5, gt=0, description="Largest |log-prob difference|, trainer to vLLM")
+    parity_tolerance: float = Field(
+        default=1e-5, gt=0, description="|log-prob difference|, trainer to vLLM, of 99 % of tokens"
+    )
     licence: str = "apache-2.0"
     alias: str = "released"

@@ -150,8 +150,8 @@ Evidence for each removed record is in the `data` artifact below (evidence.parqu
 {{ weights.dtype }} safetensors, {{ weights.shards }} file{{ "" if weights.shards == 1 else "s" }},
 {{ weights.bytes | count }} bytes. Log-probs of the trainer (megatron-core) and of these files in vLLM, over
 {{ parity.tokens | count }} response tokens of {{ parity.sequences }} held-out sequences: largest difference
-{{ "%.2e" | format(parity.max_abs_dlogp) }}, mean {{ "%.2e" | format(parity.mean_abs_dlogp) }}, tolerance
-{{ "%.0e" | format(parity.tolerance) }}.
+{{ "%.2e" | format(parity.max_abs_dlogp) }}, 99 % within {{ "%.2e" | format(parity.p99_abs_dlogp) }} (tolerance
+{{ "%.0e" | format(parity.tolerance) }}), mean {{ "%.2e" | format(parity.mean_abs_dlogp) }}.
 
 ## Lineage
 

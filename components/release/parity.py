@@ -1,9 +1,14 @@
 """Log-prob parity: what the trainer computes and what people will serve must be the same model.
 
 Real held-out sequences (prompt and sampled response) are scored twice: by the megatron learner with the checkpoint's
-weights, and by a vLLM engine of its own that reads the released directory from disk, as a user's would. The largest
-difference over all response tokens must stay within the recipe's tolerance, or nothing is released. In fp32 the two
-agree to about 1e-6; wrong routing or norm settings differ by 0.05 to 0.5 and stale experts by 0.9.
+weights, and by a vLLM engine of its own that reads the released directory from disk, as a user's would. 99 % of the
+response tokens must agree within the recipe's tolerance and every one within ten times it, or nothing is released.
+
+Why not every token within 1e-5: float32 itself does not carry that far. The model's formulas evaluated in float32
+differ from float64 by up to 2.1e-5 on 2,105 tokens of a `nano` release (mean 3.6e-7, 99 % below 7e-6); with one
+operation alone in float32, attention moves a token by 1.4e-5, the projections by 8e-6, the experts by 5e-6. Two
+float32 programs add their shares. Real faults are far away: wrong routing or norm settings differ by 0.05 to 0.5 and
+stale experts by 0.9.
 """
 
 from __future__ import annotations
@@ -22,6 +27,9 @@ from components.recipe.execution import ExecutionConfig
 from components.release.serve import stored_dtype
 from components.rollout.engine import ENVIRONMENT
 
+# A single token may differ by this many tolerances.
+WORST_TOKEN = 10
+
 Scored = tuple[list[int], int]
 """(prompt and response tokens, prompt length)."""
 
@@ -31,6 +39,7 @@ class Parity:
     """Differences |trainer - released| in nats over `tokens` response tokens of `sequences` held-out sequences."""
 
     max_abs_dlogp: float
+    p99_abs_dlogp: float
     mean_abs_dlogp: float
     tokens: int
     sequences: int
@@ -40,7 +49,7 @@ class Parity:
 
     @property
     def within(self) -> bool:
-        return self.max_abs_dlogp <= self.tolerance
+        return self.p99_abs_dlogp <= self.tolerance and self.max_abs_dlogp <= WORST_TOKEN * self.tolerance
 
     def report(self) -> dict[str, float | int | bool]:
         return asdict(self) | {"within": self.within}
@@ -123,7 +132,16 @@ def compare_logprobs(trainer: Many[Many[float]], released: Many[Many[float]], to
     worst = int(flat.argmax())
     sequence = int(np.searchsorted(np.cumsum(lengths), worst, side="right"))
     position = worst - sum(lengths[:sequence])
-    return Parity(float(flat.max()), float(flat.mean()), int(flat.size), len(lengths), tolerance, sequence, position)
+    return Parity(
+        max_abs_dlogp=float(flat.max()),
+        p99_abs_dlogp=float(np.quantile(flat, 0.99, method="higher")),
+        mean_abs_dlogp=float(flat.mean()),
+        tokens=int(flat.size),
+        sequences=len(lengths),
+        tolerance=tolerance,
+        worst_sequence=sequence,
+        worst_position=position,
+    )
 
 
 def require_parity(parity: Parity, dtype: str) -> None:
@@ -131,8 +149,9 @@ def require_parity(parity: Parity, dtype: str) -> None:
     if not parity.within:
         raise Diverged(
             f"not released: log-probs of the trainer and of the released {dtype} weights in vLLM differ by up to "
-            f"{parity.max_abs_dlogp:.3g} (mean {parity.mean_abs_dlogp:.3g}, {parity.tokens} tokens; worst: sequence "
-            f"{parity.worst_sequence}, response token {parity.worst_position}), tolerance {parity.tolerance:g}. "
+            f"{parity.max_abs_dlogp:.3g} (99 % of {parity.tokens} tokens by up to {parity.p99_abs_dlogp:.3g}, mean "
+            f"{parity.mean_abs_dlogp:.3g}; worst: sequence {parity.worst_sequence}, response token "
+            f"{parity.worst_position}); tolerance {parity.tolerance:g} for 99 %, {WORST_TOKEN} times that for each. "
             "Differences near 0.05-0.5 mean other routing or norms in config.json, near 0.9 stale experts; for a "
             "bfloat16 release set release.parity_tolerance to what bfloat16 allows"
         )

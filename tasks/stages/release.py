@@ -56,7 +56,8 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     parity = _parity(context, config, source, directory, sequences)
     (context.output / "parity.json").write_text(json.dumps(parity.report(), indent=2) + "\n")
     context.attach(context.output / "parity.json", "parity.json")
-    context.metrics({"parity/max_abs_dlogp": parity.max_abs_dlogp, "parity/mean_abs_dlogp": parity.mean_abs_dlogp}, 0)
+    measured = {name: getattr(parity, f"{name}_abs_dlogp") for name in ("max", "p99", "mean")}
+    context.metrics({f"parity/{name}_abs_dlogp": value for name, value in measured.items()}, 0)
     require_parity(parity, section.dtype)
     context.check()
     context.progress(2, STEPS, "scores")
@@ -93,6 +94,7 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
             "overall_low": round(final.avg.low, 4),
             "overall_high": round(final.avg.high, 4),
             "parity_max_abs_dlogp": parity.max_abs_dlogp,
+            "parity_p99_abs_dlogp": parity.p99_abs_dlogp,
             "parity_mean_abs_dlogp": parity.mean_abs_dlogp,
             "parity_tokens": parity.tokens,
             "parameters": exported.parameters[0],

@@ -1,15 +1,19 @@
 """The recipe `smoke` as a user runs it: the real command, real stages, real servers; then everything about the result.
 
-One run serves all tests of this file. Numbers of learning are asked of `nano`; here the parts must be real and agree.
+It has a bad day: `kill -9` in the middle of SFT, again in the middle of RLVR, and the same command each time. The one
+result serves all tests of this file. Numbers of learning are asked of `nano`; here the parts must be real and agree.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,8 +30,35 @@ def ringflow(*arguments: str, timeout: float = 1200) -> subprocess.CompletedProc
     )
 
 
+def killed_at(stage: str, metric: str, step: int, deadline_s: float = 600) -> None:
+    """Runs the recipe until MLflow has `metric` of `stage` up to `step`, then kills the flow's process."""
+    flow = subprocess.Popen([RINGFLOW, "run", "smoke"], cwd=ROOT, env=os.environ, stderr=subprocess.DEVNULL)
+    try:
+        ends = time.monotonic() + deadline_s
+        while max((found for found, _ in points(stage, metric)), default=-1) < step:
+            assert flow.poll() is None, f"the run ended before step {step} of {stage}"
+            assert time.monotonic() < ends, f"{stage} did not reach step {step} in {deadline_s} s"
+            time.sleep(0.3)
+    finally:
+        flow.send_signal(signal.SIGKILL)
+        flow.wait(30)
+
+
+def points(stage: str, metric: str, times: bool = False) -> list[tuple[int, float]]:
+    """[(step, value)] of a stage from MLflow, or its time in seconds in place of the value."""
+    from components.lineage.tracker import Tracker
+
+    tracker = Tracker.open()
+    found = tracker.client.search_runs([tracker.experiment_id], f"tags.`ringflow.stage` = '{stage}'")
+    assert len(found) <= 1, f"{len(found)} runs of {stage}"
+    logged = tracker.client.get_metric_history(found[0].info.run_id, metric) if found else []
+    return sorted((point.step, point.timestamp / 1e3 if times else point.value) for point in logged)
+
+
 @pytest.fixture(scope="module")
 def run(stack) -> dict:
+    killed_at("sft", "loss", 60)
+    killed_at("rlvr-2", "reward/mean", 1)
     done = ringflow("run", "smoke", "--json")
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
     return json.loads(done.stdout)
@@ -38,38 +69,33 @@ def summaries(run: dict) -> dict[str, dict]:
     return {stage["stage"]: stage["summary"] for stage in run["stages"]}
 
 
-@pytest.fixture(scope="module")
-def history(run: dict):
-    """(stage, metric) -> [(step, value)] from MLflow."""
-    from components.lineage.tracker import Tracker
-
-    tracker = Tracker.open()
-
-    def read(stage: str, metric: str) -> list[tuple[int, float]]:
-        query = f"tags.`ringflow.stage` = '{stage}'"
-        found = tracker.client.search_runs([tracker.experiment_id], query)
-        assert len(found) == 1, f"{len(found)} runs of {stage}"
-        return [(p.step, p.value) for p in tracker.client.get_metric_history(found[0].info.run_id, metric)]
-
-    return read
+def test_after_two_kills_only_what_was_missing_is_computed(run: dict) -> None:
+    states = {stage["stage"]: stage["state"] for stage in run["stages"]}
+    assert len(states) == 14
+    assert {states[stage] for stage in ("corpus", "decontaminate", "base", "sft", "rlvr-1")} == {"reused"}
+    assert {states[stage] for stage in ("rlvr-2", "rlhf", "evaluate-rlhf", "release")} == {"done"}
 
 
-def test_every_stage_is_computed(run: dict) -> None:
-    assert {stage["state"] for stage in run["stages"]} == {"done"}
-    assert len(run["stages"]) == 14
+def test_killed_stages_went_on_from_their_last_checkpoint(run: dict) -> None:
+    """Every step stands once, and the steps before the kill kept the time they were first logged."""
+    for stage, metric in (("sft", "loss"), ("rlvr-2", "reward/mean")):
+        steps, moments = zip(*points(stage, metric, times=True), strict=True)
+        assert len(steps) == len(set(steps)), stage
+        pause = max(after - before for before, after in itertools.pairwise(moments))
+        assert pause > 3, f"{stage} was computed in one go: the kill came too late"
 
 
-def test_training_lowers_the_loss(history) -> None:
+def test_training_lowers_the_loss(run: dict) -> None:
     for stage in ("base", "sft"):
-        losses = [value for _, value in sorted(history(stage, "loss"))]
+        losses = [value for _, value in points(stage, "loss")]
         assert all(map(math.isfinite, losses))
         assert len(losses) >= 3, stage
         assert losses[-1] < 0.8 * losses[0], stage
 
 
-def test_rl_samples_with_the_policy_it_trains(history) -> None:
+def test_rl_samples_with_the_policy_it_trains(run: dict) -> None:
     for stage in ("rlvr-1", "rlvr-2", "rlhf"):
-        rewards = history(stage, "reward/mean")
+        rewards = points(stage, "reward/mean")
         assert rewards, stage
         assert len({step for step, _ in rewards}) == len(rewards), "a step was logged twice"
 
@@ -86,9 +112,9 @@ def test_release_equals_the_trainer_and_is_registered(summaries) -> None:
     from components.lineage.tracker import Tracker
 
     assert summaries["release"]["parity_tokens"] > 0
-    # The mean says whether it is the same model; single tokens of this barely trained one are worse conditioned.
     assert summaries["release"]["parity_mean_abs_dlogp"] <= 1e-6
-    assert summaries["release"]["parity_max_abs_dlogp"] <= 3e-5
+    assert summaries["release"]["parity_p99_abs_dlogp"] <= 1e-5
+    assert summaries["release"]["parity_max_abs_dlogp"] <= 1e-4
     name, alias = summaries["release"]["registered_model"], summaries["release"]["alias"]
     assert Tracker.open().client.get_model_version_by_alias(name, alias)
 
