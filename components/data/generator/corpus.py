@@ -204,11 +204,11 @@ def _preference(count: int, rng: random.Random, origin: str, taken: set[str]) ->
 def _pretrain(count: int, hardest: int, rng: random.Random, origin: str, taken: set[str]) -> list[PretrainRecord]:
     """Raw text without roles: problems, their steps and results as loose lines, of every length."""
     records = []
-    families = cycle((*REASONING, *GENERAL))
     for index in range(count):
         lines = []
-        for _ in range(3):
-            problem = _new(next(families), rng.choice(_up_to(hardest, LEVELS)), rng, taken, claim=False)
+        # Drawn, not dealt in turn: a family that always stands second is not known where it stands first.
+        for family in rng.choices((*REASONING, *GENERAL), k=3):
+            problem = _new(family, rng.choice(_up_to(hardest, LEVELS)), rng, taken, claim=False)
             lines.append(f"{problem.prompt}\n{problem.thinking}\n{problem.final}")
         text = "\n".join(lines)
         records.append(PretrainRecord(id=_identity("pretrain", text, index), source=origin, licence=LICENCE, text=text))
