@@ -1,4 +1,4 @@
-"""Science families: counting the atoms of a formula, and motion in discrete time."""
+"""Science families: counting the atoms of a formula, and motion on a ring."""
 
 from __future__ import annotations
 
@@ -23,20 +23,17 @@ def atoms(level: int, rng: random.Random) -> Problem:
 
 
 def motion(level: int, rng: random.Random) -> Problem:
-    """`t:p3v2afbs` on a ring of ten places: f faster, s slower (speed 0 to 3), then the place moves on by the speed.
-
-    `af3+3=6;bs6+2=8;` -> 68: label, command, place + speed = new place; the answer is the last two places.
-    """
-    position, speed = rng.randrange(10), rng.randrange(4)
-    prompt, thinking, places, key = f"t:p{position}v{speed}", "", "", f"t:p{position}v{speed}"
+    """`t:7af3bb1` on a ring of ten places: f goes forward, b back -> `a7+3=0;b0-1=9;` -> 09: the last two places."""
+    position = rng.randrange(10)
+    prompt, thinking, places, key = f"t:{position}", "", "", f"t:{position}"
     chosen = labels(level + 1, rng)
     for label in chosen:
-        command = rng.choice("fs")
-        speed = min(speed + 1, 3) if command == "f" else max(speed - 1, 0)
-        before, position = position, (position + speed) % 10
-        prompt += f"{label}{command}"
-        key += f"{command}"
-        thinking += f"{label}{command}{before}+{speed}={position};"
+        command, distance = rng.choice("fb"), rng.randrange(1, 4)
+        operator = "+" if command == "f" else "-"
+        before, position = position, (position + distance if command == "f" else position - distance) % 10
+        prompt += f"{label}{command}{distance}"
+        key += f"{command}{distance}"
+        thinking += f"{label}{before}{operator}{distance}={position};"
         places += str(position)
     final = boxed(places[-2:])
     return Problem(prompt, thinking, final, answer_verifier("logic", places[-2:]), key, outline(chosen))

@@ -38,8 +38,8 @@ def _key(record) -> str:
     text = record.prompt[0].content
     if record.family in ("reply", "sorting"):
         return text
-    step = {"atoms": "[CHO]", "motion": "[fs]"}.get(record.family, r"\W\d|[ASMR]\d")
-    head, steps = re.fullmatch(rf"(\w:(?:p\dv\d|\d)?)((?:[a-l](?:{step}))+)", text).groups()
+    step = {"atoms": "[CHO]", "motion": r"[fb]\d"}.get(record.family, r"\W\d|[ASMR]\d")
+    head, steps = re.fullmatch(rf"(\w:\d?)((?:[a-l](?:{step}))+)", text).groups()
     return head + re.sub(rf"[a-l]({step})", r"\1 ", steps)
 
 
@@ -98,7 +98,7 @@ def test_answers_agree_with_a_second_solver():
     for family, pattern, solve in (
         (math.chain, r"m:(\d)((?:[a-l][+\-]\d)+)", _solve_chain),
         (math.extremes, r"x:(\d)((?:[a-l][<>]\d)+)", _solve_extremes),
-        (science.motion, r"t:(p\dv\d)((?:[a-l][fs])+)", _solve_motion),
+        (science.motion, r"t:(\d)((?:[a-l][fb]\d)+)", _solve_motion),
     ):
         for seed in range(50):
             problem = family(1 + seed % 6, random.Random(seed))
@@ -123,10 +123,9 @@ def _solve_extremes(start: str, steps: str) -> str:
 
 
 def _solve_motion(start: str, steps: str) -> str:
-    position, speed, places = int(start[1]), int(start[3]), ""
-    for command in steps[1::2]:
-        speed = sorted((0, speed + {"f": 1, "s": -1}[command], 3))[1]
-        position += speed
+    position, places = int(start), ""
+    for command, distance in re.findall(r"([fb])(\d)", steps):
+        position += int(f"{'-' if command == 'b' else ''}{distance}")
         places += str(position % 10)
     return places[-2:]
 
