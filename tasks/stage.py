@@ -44,7 +44,7 @@ class Stage:
 STAGES: Mapping[str, Stage] = {
     stage.type: stage
     for stage in (
-        Stage("corpus", 1, {}, "corpus"),
+        Stage("corpus", 2, {}, "corpus"),
         Stage("decontaminate", 1, {"corpus": "corpus"}, "clean-corpus", uses_model=False),
         Stage("base", 1, {"data": "clean-corpus"}, "checkpoint"),
         Stage("sft", 1, {"model": "checkpoint", "data": "clean-corpus"}, "checkpoint"),
@@ -54,7 +54,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("evaluate", 1, {"model": "checkpoint", "corpus": "corpus"}, "evaluation"),
         Stage(
             "release",
-            1,
+            2,
             {"model": "checkpoint", "corpus": "corpus", "data": "clean-corpus", "evaluate-*": "evaluation"},
             "release",
         ),
