@@ -61,6 +61,16 @@ class S3Objects:
                 raise
         return Versioned(data, answer["ETag"])
 
+    def etag(self, key: str) -> str | None:
+        """The object's entity tag, None when it is not there."""
+        with self._errors(key):
+            try:
+                return self.fs.call_s3("head_object", **self._at(key))["ETag"].strip('"')
+            except OSError as error:
+                if _code(error) in ABSENT:
+                    return None
+                raise
+
     def create(self, key: str, data: bytes) -> bool:
         with self._errors(key):
             try:

@@ -28,6 +28,8 @@ from components.failures import BadInput
 from components.recipe.data import BenchmarkSource, FileSource
 
 DETECTION_RECORDS = 20
+# Larger files are not looked into before a run starts.
+LOOK_BYTES = 64 << 20
 EXTENSIONS = (".jsonl", ".jsonl.gz", ".json.gz", ".ndjson", ".parquet", ".csv")
 
 
@@ -78,11 +80,19 @@ def ingest(source: FileSource | BenchmarkSource) -> Ingested:
     return result
 
 
-def _ingest_file(result: Ingested, source: FileSource | BenchmarkSource, uri: str, purpose: str, limit) -> None:
-    licence = "" if isinstance(source, BenchmarkSource) else source.licence
-    name = source.name if isinstance(source, BenchmarkSource) else ""
-    content = read_bytes(uri)
-    rows = raw_rows(uri, content)
+def look(source: FileSource | BenchmarkSource) -> list[str]:
+    """The files of a source, in name order, after a look at the first records of the first one.
+
+    Raises what `ingest` would: no file, no readable record, a layout nobody knows.
+    """
+    files = expand(source.uri)
+    if not files[0].startswith("s3://") and os.path.getsize(files[0]) <= LOOK_BYTES:
+        _head(source, files[0], raw_rows(files[0], read_bytes(files[0])))
+    return files
+
+
+def _head(source: FileSource | BenchmarkSource, uri: str, rows: Iterator) -> tuple[list, Layout | None]:
+    """(the first rows, the layout of the file; None for an empty one)."""
     head = list(itertools.islice(rows, DETECTION_RECORDS))
     usable = [row for _, row, problem in head if problem is None]
     if head and not usable:
@@ -92,10 +102,21 @@ def _ingest_file(result: Ingested, source: FileSource | BenchmarkSource, uri: st
             where=f"{uri}:{line}: {problem[0]}",
             remedy="The file must hold one JSON object a line, or be Parquet or CSV",
         )
+    if not usable:
+        return head, None
+    purpose = "benchmark" if isinstance(source, BenchmarkSource) else source.split
+    return head, LAYOUTS[source.layout] if source.layout != "auto" else detect(usable, purpose, uri)
+
+
+def _ingest_file(result: Ingested, source: FileSource | BenchmarkSource, uri: str, purpose: str, limit) -> None:
+    licence = "" if isinstance(source, BenchmarkSource) else source.licence
+    name = source.name if isinstance(source, BenchmarkSource) else ""
+    content = read_bytes(uri)
+    rows = raw_rows(uri, content)
+    head, layout = _head(source, uri, rows)
     taken = bad = 0
     licences: set[str] = set()
-    if usable:
-        layout = LAYOUTS[source.layout] if source.layout != "auto" else detect(usable, purpose, uri)
+    if layout is not None:
         for line, row, problem in itertools.chain(head, rows):
             if limit is not None and taken >= limit:
                 break

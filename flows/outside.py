@@ -1,0 +1,53 @@
+"""What a recipe reads from outside the store, as part of the identity of the stages that read it.
+
+A recipe names data, benchmarks, a base model and a tokenizer by place. Were only the place hashed, an edited file would
+be reused as if nothing had happened. Looking also finds a missing file or an unknown layout before anything starts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from components.artifacts.outside import files_of, outside_digests
+from components.data.sources import look
+from components.recipe.data import FileSource
+from components.recipe.recipe import Recipe
+from components.recipe.training import ImportConfig
+from flows.graph import Graph
+
+BUILT_IN = "nano"  # the tokenizer that is code
+
+
+def with_outside(graph: Graph, read_base: bool = True) -> Graph:
+    """The graph with the content of outside files in its nodes.
+
+    read_base: also the directory of an imported base.
+    Raises what reading the files would: BadInput (missing, unknown layout), InfrastructureError (S3 out of reach).
+    """
+    recipe = graph.recipe
+    files = {"corpus": _corpus(recipe)}
+    if read_base and isinstance(recipe.base, ImportConfig):
+        files["base"] = files_of(recipe.base.uri)
+    tokenizer = [] if recipe.model.tokenizer == BUILT_IN else files_of(recipe.model.tokenizer)
+    every = [*(uri for uris in files.values() for uri in uris), *tokenizer]
+    if not every:
+        return graph
+    memory = Path(os.environ.get("RINGFLOW_HOME", ".ringflow")) / "cache"
+    digests = outside_digests(every, memory)
+    nodes = {
+        name: replace(node, outside=_of([*files.get(name, ()), *(tokenizer if node.stage.uses_model else ())], digests))
+        for name, node in graph.nodes.items()
+    }
+    return replace(graph, nodes=nodes)
+
+
+def _of(uris: list[str], digests: Mapping[str, str]) -> dict[str, str]:
+    return {uri: digests[uri] for uri in uris}
+
+
+def _corpus(recipe: Recipe) -> list[str]:
+    sources = [source for source in recipe.corpus.sources if isinstance(source, FileSource)]
+    return [uri for source in (*sources, *recipe.corpus.benchmarks) for uri in look(source)]
