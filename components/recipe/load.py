@@ -48,6 +48,7 @@ class LoadedRecipe:
     """recipe: the validated values. path: the file. origins: dotted key -> `default`, `file:line` or `--set a.b=c`.
 
     values: the same dotted keys -> value as JSON has it; lists of plain values stay together.
+    text: the file as it was read; it may have changed since.
     """
 
     recipe: Recipe
@@ -55,6 +56,7 @@ class LoadedRecipe:
     overrides: tuple[str, ...]
     origins: Mapping[str, str]
     values: Mapping[str, Any]
+    text: str = ""
 
     def below(self, prefix: str) -> dict[str, dict[str, Any]]:
         """{key: {"value", "origin"}} of `prefix` and of every key inside it; of the whole recipe when empty."""
@@ -88,7 +90,8 @@ def read_recipe(name_or_path: str | Path, overrides: Iterable[str] = (), directo
     """
     path = _find(str(name_or_path), directory)
     shown = _shown(path)
-    data, lines = _parse(path, shown)
+    text = _read(path, shown)
+    data, lines = _parse(text, shown)
     places: dict[Key, str] = {key: f"{shown}:{line}" for key, line in lines.items()}
     overrides = tuple(overrides)
     for override in overrides:
@@ -103,7 +106,7 @@ def read_recipe(name_or_path: str | Path, overrides: Iterable[str] = (), directo
         raise describe(error, Recipe, data, Place(shown, places)) from None
     found = list(_leaves(recipe, recipe.model_dump(mode="json"), ()))
     origins = {_dotted(key): places.get(key, "default") for key, _ in found}
-    return LoadedRecipe(recipe, path, overrides, origins, {_dotted(key): value for key, value in found})
+    return LoadedRecipe(recipe, path, overrides, origins, {_dotted(key): value for key, value in found}, text)
 
 
 def _find(name: str, directory: Path | None) -> Path:
@@ -133,11 +136,14 @@ def _shown(path: Path) -> str:
         return str(path)
 
 
-def _parse(path: Path, shown: str) -> tuple[dict[str, Any], dict[Key, int]]:
+def _read(path: Path, shown: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot be read: {error}", where=shown) from None
+
+
+def _parse(text: str, shown: str) -> tuple[dict[str, Any], dict[Key, int]]:
     lines: dict[Key, int] = {}
     loader = _Loader(text)
     try:
