@@ -76,7 +76,7 @@ def impact(
         for source in sources:
             if _matches(reference, source):
                 found.append((entry.label, source))
-                spread.files.setdefault(entry.ref.uri, set()).update(_files(source))
+                spread.files.setdefault(entry.ref.uri, set()).update(_files(source, entry))
                 spread.via.setdefault(entry.ref.uri, []).append(f"shard {source.uri} ({source.split})")
     if not found:
         start = _artifact(reference, resolve, corpora)
@@ -108,11 +108,10 @@ def _matches(reference: str, source: Source) -> bool:
     return by_digest or source.uri == reference or fnmatchcase(source.uri, reference)
 
 
-def _files(source: Source) -> tuple[str, ...]:
-    """Files of the corpus that hold a shard's records; all when the split was not recorded."""
-    if not source.split:
-        return (ALL,)
-    return (*SPLIT_FILES.get(source.split, (f"data/{source.split}.jsonl",)), f"benchmarks/{source.split}.jsonl")
+def _files(source: Source, corpus: Entry) -> tuple[str, ...]:
+    """Files of the corpus that hold a shard's records; all of it when the split does not tell."""
+    named = (*SPLIT_FILES.get(source.split, (f"data/{source.split}.jsonl",)), f"benchmarks/{source.split}.jsonl")
+    return tuple(path for path in named if corpus.manifest.entry(path) is not None) or (ALL,)
 
 
 def _follow(spread: _Spread, entries: Sequence[Entry]) -> list[str]:

@@ -108,7 +108,7 @@ def totals(graph: Graph) -> list[str]:
         lines.append(f"{sum(w.wall_s for w in work):.1f} s of work, {spent or 'no device time'}")
     lines += [f"on {machine}" for machine in dict.fromkeys(str(m.hardware) for m in made if m.hardware)]
     locks = dict.fromkeys((m.lock, m.lock_sha256) for m in made if m.lock_sha256)
-    lines += [f"{name or 'lock file'} sha256 {digest}" for name, digest in locks]
+    lines += [f"{name or 'lock file'} sha256 {digest[:16]}" for name, digest in locks]
     return lines
 
 

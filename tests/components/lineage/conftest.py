@@ -71,7 +71,7 @@ def store(tmp_path) -> Store:
 def publish(store, tmp_path):
     """publish(stage, kind, config, inputs, files, **options) -> ArtifactRef of a really committed artifact."""
 
-    def make(stage, kind, config=None, inputs=None, files=None, summary=None, contract=None, project="p", **made_by):
+    def make(stage, kind, config=None, inputs=None, files=None, summary=None, contract=None, project="p", values=None, **made_by):
         inputs = inputs or {}
         digests = {name: input_identity(ref.fingerprint, ref.manifest_sha256) for name, ref in inputs.items()}
         who = identity_of(stage, 1, config or {}, digests, 0)
@@ -81,7 +81,7 @@ def publish(store, tmp_path):
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             (directory / name).write_bytes(text if isinstance(text, bytes) else text.encode())
         made = Provenance(
-            **{"created": "2026-01-01T00:00:00+00:00", "host": "here", "seed": 0, "inputs": inputs, **made_by}
+            **{"created": "2026-01-01T00:00:00+00:00", "host": "here", "seed": 0, "inputs": inputs, "config": values or {}, **made_by}
         )
         with Lease.acquire(store, project, stage, fingerprint_of(who), wait_s=5) as lease:
             return store.publish(lease, directory, kind, who, made, contract, summary)

@@ -28,8 +28,8 @@ def world(publish):
     base = publish("base", "checkpoint", inputs={"data": clean}, reads={"data": ["data/pretrain.jsonl"]})
     made = {"model": base, "data": clean}
     reads = {"model": ["model"], "data": ["data/sft.jsonl"]}
-    sft = publish("sft", "checkpoint", {"lr": 1}, made, reads=reads, config=values(1, "nano.yaml:3"), seed=1)
-    other = publish("sft", "checkpoint", {"lr": 2}, made, reads=reads, config=values(2, "--set sft.lr=2"), seed=1)
+    sft = publish("sft", "checkpoint", {"lr": 1}, made, reads=reads, values=values(1, "nano.yaml:3"), seed=1)
+    other = publish("sft", "checkpoint", {"lr": 2}, made, reads=reads, values=values(2, "--set sft.lr=2"), seed=1)
     scores = publish(
         "evaluate-sft",
         "evaluation",

@@ -99,7 +99,7 @@ def test_everything_recorded_is_shown(store, publish):
         "lock_sha256": "e" * 64,
         "hardware": {"cpu": "Xeon", "cores": 2, "memory_bytes": 8 << 30, "gpus": ["H200", "H200"]},
         "work": {"wall_s": 1800.0, "device": "gpu", "devices": 2},
-        "config": {
+        "values": {
             "sft.steps": {"value": 9, "origin": "--set sft.steps=9"},
             "sft.lr": {"value": 0.1, "origin": "nano.yaml:7"},
             "sft.decay": {"value": 0.0, "origin": "default"},
