@@ -153,7 +153,8 @@ class TrackedStage:
             graph = lineage(store, ref)
             pages = {"lineage.html": render_html(graph).encode(), "lineage.json": render_json(graph).encode()}
             self._run.attach_all(pages)
-            register(self._run, ref, self._tracker.url, self._tags)
+            if "registered_model" in ref.summary:
+                register(self._run, ref, self._tracker.url, self._tags)
         self._run.finish("FINISHED")
         self._tracker.note(self._node.name, ref)
 

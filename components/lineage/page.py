@@ -18,6 +18,7 @@ from components.lineage.tracker import flatten
 
 # More shards than this are one box in the picture; the table has them all.
 SHARDS_DRAWN = 12
+SHARD_CHARACTERS = 15
 LEVELS = ("exact", "contained", "ngram", "semantic")
 STYLE = """
 :root{color-scheme:light}
@@ -100,7 +101,8 @@ def picture(graph: Graph, linked: bool = False) -> str:
             continue
         for index, source in enumerate(node.sources):
             name = source.uri.rstrip("/").rpartition("/")[2]
-            boxes[f"{uri}#{index}"] = Box(tail(name, 17), f"{source.records:,} records", "source", "#shards")
+            title = name if len(name) <= SHARD_CHARACTERS else source.split or tail(name, SHARD_CHARACTERS)
+            boxes[f"{uri}#{index}"] = Box(title, f"{source.records:,} records", "source", "#shards")
             edges.append((f"{uri}#{index}", uri))
     return svg(boxes, edges)
 
