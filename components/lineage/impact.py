@@ -83,7 +83,7 @@ def impact(
         spread.files[start.uri] = {ALL}
         spread.via[start.uri] = ["named"]
     spared = _follow(spread, catalog.entries)
-    order = [entry for entry in catalog.entries if entry.ref.uri in spread.files]
+    order = _in_order([entry for entry in catalog.entries if entry.ref.uri in spread.files])
     names = versions_of([entry.ref.uri for entry in order]) if versions_of and order else {}
     touched = tuple(
         Touched(entry, tuple(spread.via[entry.ref.uri]), tuple(names.get(entry.ref.uri, ()))) for entry in order
@@ -116,22 +116,39 @@ def _files(source: Source, corpus: Entry) -> tuple[str, ...]:
 
 def _follow(spread: _Spread, entries: Sequence[Entry]) -> list[str]:
     """Extends what is touched until nothing changes; returns labels of what was made beside the shard, untouched."""
+    start = set(spread.files)
     grown = True
     while grown:
         grown = False
         for entry in entries:
-            if entry.ref.uri in spread.files:
+            if entry.ref.uri in start:
                 continue
             via, files = _reached(spread, entry)
             if via:
+                grown = grown or files != spread.files.get(entry.ref.uri)
                 spread.files[entry.ref.uri], spread.via[entry.ref.uri] = files, via
-                grown = True
     return [
         entry.label
         for entry in entries
         if entry.ref.uri not in spread.files
         and any(ref.uri in spread.files for ref in entry.manifest.provenance.inputs.values())
     ]
+
+
+def _in_order(entries: Sequence[Entry]) -> list[Entry]:
+    """Every artifact after its inputs, else as given."""
+    known = {entry.ref.uri: entry for entry in entries}
+    placed: dict[str, Entry] = {}
+
+    def place(entry: Entry) -> None:
+        for ref in entry.manifest.provenance.inputs.values():
+            if ref.uri in known and ref.uri not in placed:
+                place(known[ref.uri])
+        placed.setdefault(entry.ref.uri, entry)
+
+    for entry in entries:
+        place(entry)
+    return list(placed.values())
 
 
 def _reached(spread: _Spread, entry: Entry) -> tuple[list[str], set[str]]:

@@ -85,6 +85,10 @@ def test_impact_says_why_and_what_was_spared(store, world):
     text = impact.render_text(found)
     assert "s3://data/chats.jsonl  5 records, mit, sha256 bbbbbbbbbbbb  in corpus@" in text
     assert "data <- decontaminate@" in text
+    why = {member.entry.ref.uri: member.via for member in found.touched}
+    assert [line.split(" ")[0] for line in why[world["scores"].uri]] == ["model"], "it opened the benchmarks alone"
+    order = [member.entry.ref.uri for member in found.touched]
+    assert order.index(world["sft"].uri) < order.index(world["scores"].uri)
     assert ": data/sft.jsonl" in text
     assert "aime 0.25" in text
     assert "= ring:1 @released" in text
