@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +22,9 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled as CancelledState
 from prefect.states import Completed, Failed, State
 
+from components.artifacts.code import CodeState
 from components.artifacts.process import ProcessIdentity
+from components.artifacts.provenance import recipe_version
 from components.artifacts.store import Store
 from components.recipe.load import LoadedRecipe
 from flows.board import PlainBoard
@@ -119,8 +120,8 @@ def execute(
 
 def _close(session: Session, loaded: LoadedRecipe, result: RunResult) -> RunResult:
     """Report, Prefect page and the end of the MLflow run. The stages' results are committed already."""
-    version = code_version(REPOSITORY)
-    facts = {"commit": version.get("git.commit", "")[:12]} if version else {}
+    commit = session.code.commit[:12] + ("+changes" if session.code.dirty else "")
+    facts = {"commit": commit} if commit else {}
     work = sum(outcome.get("work_seconds", 0.0) for outcome in session.outcomes.values())
     if work:
         facts["outside the stages"] = f"{max(result.seconds - work, 0):.1f} s of {result.seconds:.1f} s"
@@ -152,7 +153,9 @@ def _session(
     store.check(deadline_s=20)
     run_id = str(flow_run.id)
     tracker = RunTracker(os.environ.get("MLFLOW_TRACKING_URI", ""), graph.recipe.execution.project)
-    found = tags_of(loaded, flow_run, run_url(run_id), code_version(REPOSITORY))
+    code = CodeState.read(REPOSITORY)
+    recorded = {"ringflow.recipe_version": recipe_version(loaded.recipe), **code.tags()}
+    found = tags_of(loaded, flow_run, run_url(run_id), recorded)
     tracker.start(flow_run.name, {**found, **tags})
     return Session(
         store=store,
@@ -164,23 +167,9 @@ def _session(
         repeat=repeat_of or run_id,
         allowed=allowed,
         forced=forced,
-        repository=REPOSITORY,
+        loaded=loaded,
+        code=code,
     )
-
-
-def code_version(repository: Path) -> dict[str, str]:
-    """Tags git.commit and git.dirty; empty where there is no git."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(repository), *arguments]
-        try:
-            return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            return ""
-
-    commit = git("rev-parse", "HEAD")
-    dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
-    return {"git.commit": commit, "git.dirty": str(dirty).lower()} if commit else {}
 
 
 def _work(home: Path) -> Path:

@@ -88,17 +88,19 @@ def build(recipe: Recipe) -> Graph:
     """
     nodes: dict[str, Node] = {}
 
-    def add(name: str, type: str, section: StrictModel, inputs: Mapping[str, str], order: str = "") -> str:
+    def add(name: str, type: str, section: StrictModel, inputs: Mapping[str, str], order: str = "", **where) -> str:
         stage = STAGES[type]
         config = StageConfig(section, recipe.model if stage.uses_model else None)
-        node = Node(name, stage, dict(inputs), config, _seed(recipe.seed, order or type))
+        key = where.pop("key", type.replace("-", "_"))
+        node = Node(name, stage, dict(inputs), config, _seed(recipe.seed, order or type), key, **where)
         _check(node, nodes)
         nodes[name] = node
         return name
 
     def evaluate(model: str) -> None:
         section = recipe.evaluate.for_base() if model == "base" else recipe.evaluate
-        add(f"evaluate-{model}", "evaluate", section, {"model": model, "corpus": "corpus"})
+        instead = {"samples": "base_samples"} if section is not recipe.evaluate else {}
+        add(f"evaluate-{model}", "evaluate", section, {"model": model, "corpus": "corpus"}, instead=instead)
 
     add("corpus", "corpus", recipe.corpus, {})
     add("decontaminate", "decontaminate", recipe.decontaminate, {"corpus": "corpus"})
@@ -108,7 +110,7 @@ def build(recipe: Recipe) -> Graph:
     last = add("sft", "sft", recipe.sft, {"model": last} | data)
     evaluate(last)
     for number, phase in enumerate(recipe.rlvr, start=1):
-        last = add(f"rlvr-{number}", "rlvr", phase, {"model": last} | data, f"rlvr-{number}")
+        last = add(f"rlvr-{number}", "rlvr", phase, {"model": last} | data, f"rlvr-{number}", key=f"rlvr.{number - 1}")
         evaluate(last)
     reward = add("reward-model", "reward-model", recipe.reward_model, {"model": "sft"} | data)
     last = add("rlhf", "rlhf", recipe.rlhf, {"model": last, "reward": reward} | data)

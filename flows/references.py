@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from components.artifacts.ref import ArtifactRef
@@ -12,15 +11,17 @@ from components.failures import BadInput
 
 
 def find_artifact(reference: str, store: Store) -> ArtifactRef:
-    """The committed artifact behind a reference (see components.lineage.graph.resolve). Raises BadInput."""
-    from components.lineage.graph import resolve
+    """The committed artifact behind a reference (see components.lineage.references). Raises BadInput."""
+    from components.lineage.references import resolve
 
-    tracker = None
-    if reference.startswith("models:/") or re.fullmatch(r"[0-9a-f]{32}", reference):
-        from components.lineage.tracker import Tracker
+    return resolve(reference, store, open_tracker)
 
-        tracker = Tracker.open(os.environ.get("MLFLOW_TRACKING_URI"))
-    return resolve(reference, store, tracker)
+
+def open_tracker():
+    """The MLflow server of this environment; takes seconds, so it is opened only for references that need it."""
+    from components.lineage.tracker import Tracker
+
+    return Tracker.open(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
 def local_model(reference: str) -> Path:

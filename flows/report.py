@@ -13,7 +13,6 @@ import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from components.failures import RingflowError
 from components.recipe.load import LoadedRecipe
@@ -75,10 +74,8 @@ def attach_documents(session: Session, loaded: LoadedRecipe, report: Path) -> No
     """Puts report, recipe and the origin of every value beside the MLflow run."""
     folder = session.work / "documents"
     folder.mkdir(parents=True, exist_ok=True)
-    values = _flat(loaded.recipe.model_dump(mode="json"))
-    origins = {key: {"value": values.get(key), "origin": origin} for key, origin in loaded.origins.items()}
-    (folder / "config.json").write_text(json.dumps(origins, indent=1))
-    (folder / "recipe.yaml").write_bytes(loaded.path.read_bytes())
+    (folder / "config.json").write_text(json.dumps(loaded.below(""), indent=1))
+    (folder / "recipe.yaml").write_text(loaded.text, encoding="utf-8")
     (folder / "report.html").write_bytes(report.read_bytes())
     for name in ("config.json", "recipe.yaml", "report.html"):
         session.tracker.attach(folder / name)
@@ -97,14 +94,3 @@ def finish_report(
         log.warning("the run report is incomplete: %s", error)
         return existing_report(home, result)
     return path
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """{"a": [{"b": 1}]} -> {"a.0.b": 1}; lists of plain values stay together."""
-    if isinstance(value, Mapping):
-        parts = value.items()
-    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        parts = enumerate(value)
-    else:
-        return {key: value}
-    return {k: v for name, item in parts for k, v in _flat(item, f"{key}.{name}" if key else str(name)).items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +17,50 @@ from tasks.node import Node
 from tasks.progress import PrefectProgress
 from tasks.session import Session
 
+# Key beside a stage's own state in a resume point: seconds of work that led to it.
+WALL = "ringflow.wall_s"
+
+
+class WorkClock:
+    """Seconds of work of a stage, with those of earlier attempts up to the point it went on from."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._earlier: float | None = None
+
+    def goes_on_from(self, seconds: float) -> None:
+        """Only the first point counts: a later one, after a rollback, holds this attempt's own seconds."""
+        if self._earlier is None:
+            self._earlier = seconds
+
+    def seconds(self) -> float:
+        return (self._earlier or 0.0) + time.monotonic() - self._began
+
 
 class TrackedResume:
     """The store's resume area; metrics up to a point are in the tracker before the point exists."""
 
-    def __init__(self, area: StoreResume, tracked: Any) -> None:
-        self._area, self._tracked = area, tracked
+    def __init__(self, area: StoreResume, tracked: Any, clock: WorkClock) -> None:
+        self._area, self._tracked, self._clock = area, tracked, clock
 
     def latest(self) -> ResumePoint | None:
-        return self._area.latest()
+        point = self._area.latest()
+        self._clock.goes_on_from(float(point.state.get(WALL, 0.0)) if point else 0.0)
+        if point is None:
+            return None
+        return replace(point, state={name: value for name, value in point.state.items() if name != WALL})
 
     def save(self, step: int, directory: Path, state: Mapping[str, Any]) -> None:
         if self._tracked is not None:
             self._tracked.flush()
-        self._area.save(step, directory, state)
+        self._area.save(step, directory, {**state, WALL: self._clock.seconds()})
 
 
 class RunnerContext:
-    """See components.artifacts.context.StageContext. `output` starts empty on every attempt; `resume` carries over."""
+    """See components.artifacts.context.StageContext. `output` starts empty on every attempt; `resume` carries over.
+
+    reads: URI of an input -> what the stage opened in it, `.` for all. clock: how long it has worked.
+    """
 
     node: str
     seed: int
@@ -47,11 +75,14 @@ class RunnerContext:
         self.output, self.scratch = directory / "output", directory / "scratch"
         self.output.mkdir(parents=True)
         self.scratch.mkdir(parents=True)
-        self.resume = TrackedResume(StoreResume(session.store, lease, self.scratch), tracked)
+        self.clock = WorkClock()
+        self.resume = TrackedResume(StoreResume(session.store, lease, self.scratch), tracked, self.clock)
+        self.reads: dict[str, set[str]] = {}
         self._session, self._lease, self._tracked, self._progress = session, lease, tracked, progress
 
     def fetch(self, ref: ArtifactRef, subpath: str = "") -> Path:
         self.check()
+        self.reads.setdefault(ref.uri, set()).add(subpath.strip("/") or ".")
         return self._session.store.fetch(ref, subpath)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:

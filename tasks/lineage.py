@@ -11,10 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from components.artifacts.provenance import Provenance
 from components.artifacts.ref import ArtifactRef
+from components.artifacts.store import Store
 from components.failures import Cancelled, LeaseLost, RingflowError
+from components.lineage.graph import lineage, shards
+from components.lineage.page import render_html
+from components.lineage.render import render_json
 from tasks.node import Node
 from tasks.parent_run import ParentRun
+from tasks.recorded import stored_records, tags_of
+from tasks.registration import register
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +35,7 @@ class RunTracker:
         self.parent = ParentRun(uri, experiment)
         self._tracker: Any = None
         self._opening = threading.Lock()
-        self._artifacts: dict[str, str] = {}
+        self._artifacts: dict[str, ArtifactRef] = {}
         self._made_by: dict[str, str] = {}
         self._stages: dict[str, TrackedStage] = {}
 
@@ -55,34 +62,42 @@ class RunTracker:
             return self._tracker
 
     def stage(
-        self, node: Node, fingerprint: str, identity: Mapping[str, Any], inputs: Mapping[str, ArtifactRef]
+        self,
+        node: Node,
+        fingerprint: str,
+        identity: Mapping[str, Any],
+        made: Provenance,
+        records: Mapping[str, bytes],
     ) -> TrackedStage:
-        """The nested run of one stage fingerprint; after a failure or a kill the same run goes on."""
+        """The nested run of one stage fingerprint; after a failure or a kill the same run goes on.
+
+        made: what is known when the stage starts; its inputs are logged. records: files put beside the run.
+        """
         config = {"seed": node.seed, "version": node.stage.version, **identity["config"]}
-        tags = {"ringflow.stage_type": node.stage.type}
+        tags = tags_of(node, made)
         run = self.full().stage_run(self.parent.run_id, node.name, fingerprint, tags, config)
-        for name, ref in inputs.items():
+        for name, ref in made.inputs.items():
             run.input(name, ref)
-        tracked = TrackedStage(run, node, self._artifacts)
+        run.attach_all(records, "recorded")
+        tracked = TrackedStage(run, node, self, made)
         self._stages[node.name] = tracked
         return tracked
 
-    def reused(
-        self,
-        node: Node,
-        ref: ArtifactRef,
-        inputs: Mapping[str, ArtifactRef],
-        identity: Mapping[str, Any],
-        made_by: str,
-    ) -> None:
-        """Notes a reused artifact. If its own MLflow run was cut off after the commit, or is gone, completes it.
+    def reused(self, node: Node, store: Store, ref: ArtifactRef, identity: Mapping[str, Any]) -> None:
+        """Notes a reused artifact, which keeps its first producer: the run and all else its manifest names.
 
-        made_by: the MLflow run in the artifact's manifest; the artifact keeps it as its first producer.
+        If that run was cut off after the commit, or is gone from MLflow, it is completed from the manifest.
         """
-        self._artifacts[f"ringflow.artifact.{node.name}"] = ref.uri
-        self._made_by[node.name] = made_by
-        if self.parent.status_of(made_by) != "FINISHED":
-            self.stage(node, ref.fingerprint, identity, inputs).finish(ref)
+        made = store.read_manifest(ref).provenance
+        self._made_by[node.name] = made.mlflow_run_id
+        if self.parent.status_of(made.mlflow_run_id) != "FINISHED":
+            records = stored_records(store, ref)
+            self.stage(node, ref.fingerprint, identity, made, records).finish(store, ref, made)
+        self.note(node.name, ref)
+
+    def note(self, node: str, ref: ArtifactRef) -> None:
+        """The artifact is part of this run."""
+        self._artifacts[node] = ref
 
     def series(self, node: str) -> dict[str, list[tuple[int, float]]]:
         """{metric: [(step, value)]} of a node's artifact: what this run logged, else what MLflow has."""
@@ -96,22 +111,27 @@ class RunTracker:
         self.full().attach(self.parent.run_id, str(path))
 
     def finish(self, status: str, tags: Mapping[str, str]) -> None:
-        self.parent.tag({**self._artifacts, **tags})
+        """Ends the pipeline's run; it names every artifact it used or made, as tags, datasets and models."""
+        self.parent.tag({**{f"ringflow.artifact.{node}": ref.uri for node, ref in self._artifacts.items()}, **tags})
+        self.parent.edges(self._artifacts)
         self.parent.finish(status)
 
 
 class TrackedStage:
     """The MLflow run of a stage at work."""
 
-    def __init__(self, run: Any, node: Node, artifacts: dict[str, str]) -> None:
-        self._run, self._node, self._artifacts = run, node, artifacts
+    def __init__(self, run: Any, node: Node, tracker: RunTracker, made: Provenance) -> None:
+        self._run, self._node, self._tracker = run, node, tracker
+        self._tags = tags_of(node, made)
+        # An evaluation's numbers stand in MLflow at the model they judge too.
+        self._judged = made.inputs.get("model") if node.stage.produces == "evaluation" else None
         self.run_id: str = run.run_id
         self.url: str = run.url
         self.resumed: bool = run.resumed
         self.series: dict[str, list[tuple[int, float]]] = {}
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        self._run.metrics(values, step)
+        self._run.metrics(values, step, model=self._judged)
         for name, value in values.items():
             self.series.setdefault(name, []).append((step, float(value)))
 
@@ -122,14 +142,21 @@ class TrackedStage:
     def attach(self, path: Path, name: str) -> None:
         self._run.attach(path, name)
 
-    def finish(self, ref: ArtifactRef) -> None:
+    def finish(self, store: Store, ref: ArtifactRef, made: Provenance) -> None:
         """Records the artifact, registers a release, and ends the run last: a FINISHED run is a complete one."""
         self._run.output(self._node.name, ref)
-        if "registered_model" in ref.summary:
-            name, alias = str(ref.summary["registered_model"]), str(ref.summary.get("alias", ""))
-            self._run.tracker.register(ref, name, alias, _description(ref, name, alias, self.url))
+        self._run.sources(shards(store, ref))
+        if made.work is not None:
+            work = {"work/wall_seconds": made.work.wall_s, "work/device_hours": made.work.device_hours}
+            self._run.metrics(work, 0)
+        if ref.kind == "release":
+            graph = lineage(store, ref)
+            pages = {"lineage.html": render_html(graph).encode(), "lineage.json": render_json(graph).encode()}
+            self._run.attach_all(pages)
+            if "registered_model" in ref.summary:
+                register(self._run, ref, self._tracker.url, self._tags)
         self._run.finish("FINISHED")
-        self._artifacts[f"ringflow.artifact.{self._node.name}"] = ref.uri
+        self._tracker.note(self._node.name, ref)
 
     def fail(self, error: BaseException) -> None:
         """Marks the run; a retry goes on with it. Never hides the error that made the stage fail."""
@@ -140,14 +167,6 @@ class TrackedStage:
             self._run.finish(status, 5.0)
         except RingflowError as problem:
             log.warning("MLflow does not know that %s failed: %s", self._node.name, problem)
-
-
-def _description(ref: ArtifactRef, name: str, alias: str, url: str) -> str:
-    """Markdown of a registered version: from here to its run, artifact, card and lineage."""
-    return (
-        f"Made by [{ref.stage}]({url}); artifact `{ref.uri}` (README.md is the model card).\n\n"
-        f"Lineage: `ringflow lineage models:/{name}@{alias}`. Bytes: `ringflow verify {ref.uri}`."
-    )
 
 
 def _history(tracker: Any, run_id: str) -> dict[str, list[tuple[int, float]]]:

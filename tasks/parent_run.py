@@ -5,13 +5,16 @@ The full tracker (components.lineage.tracker) is opened by the first stage that 
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from components.artifacts.ref import ArtifactRef
 from components.failures import BadInput, InfrastructureError
+from components.lineage.tracker import DIGEST_CHARACTERS, MODEL_KINDS, artifact_tags
 
 DEADLINE_S = 10.0
 TAG_CHARACTERS = 5000
@@ -61,6 +64,29 @@ class ParentRun:
     def tag(self, tags: Mapping[str, str]) -> None:
         if tags:
             self._ask("POST", "runs/log-batch", {"run_id": self.run_id, "tags": _pairs(tags)})
+
+    def edges(self, artifacts: Mapping[str, ArtifactRef]) -> None:
+        """Datasets and logged models of the run: what its stages made or reused, by node. Repeating it adds nothing."""
+        if not artifacts:
+            return
+        datasets = [{"tags": _pairs(tags), "dataset": dataset} for tags, dataset in map(_dataset, artifacts.items())]
+        self._ask("POST", "runs/log-inputs", {"run_id": self.run_id, "datasets": datasets})
+        known = self._ask("GET", f"runs/get?run_id={self.run_id}")["run"].get("outputs", {}).get("model_outputs", [])
+        logged = {model["model_id"] for model in known}
+        found = [self._model_id(ref) for ref in artifacts.values() if ref.kind in MODEL_KINDS]
+        new = [model_id for model_id in dict.fromkeys(found) if model_id and model_id not in logged]
+        if new:
+            models = [{"model_id": model_id, "step": 0} for model_id in new]
+            self._ask("POST", "runs/outputs", {"run_id": self.run_id, "models": models})
+
+    def _model_id(self, ref: ArtifactRef) -> str:
+        body = {
+            "experiment_ids": [self.experiment_id],
+            "filter": f"tags.`manifest.sha256` = '{ref.manifest_sha256}'",
+            "max_results": 1,
+        }
+        found = self._ask("POST", "logged-models/search", body).get("models", [])
+        return found[0]["info"]["model_id"] if found else ""
 
     def status_of(self, run_id: str) -> str:
         """RUNNING, FINISHED, FAILED, KILLED; empty for a run MLflow does not have (any more)."""
@@ -114,6 +140,19 @@ class ParentRun:
         if response.is_error:
             raise InfrastructureError(f"MLflow at {self.uri} refused {path}: {response.text[:300]}")
         return response.json()
+
+
+def _dataset(item: tuple[str, ArtifactRef]) -> tuple[dict[str, str], dict[str, str]]:
+    """(tags, dataset) of a node's artifact, as components.lineage.stage_run writes them."""
+    node, ref = item
+    dataset = {
+        "name": ref.stage,
+        "digest": ref.manifest_sha256[:DIGEST_CHARACTERS],
+        "source_type": "s3" if ref.uri.startswith("s3://") else "local",
+        "source": json.dumps({"uri": ref.uri}),
+        "profile": json.dumps(dict(ref.summary)),
+    }
+    return {"mlflow.data.context": f"artifact:{node}", **artifact_tags(ref)}, dataset
 
 
 def _pairs(tags: Mapping[str, str]) -> list[dict[str, str]]:

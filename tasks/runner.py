@@ -27,7 +27,6 @@ from prefect.tasks import exponential_backoff
 
 from components.artifacts.fingerprint import fingerprint_of
 from components.artifacts.lease import Lease
-from components.artifacts.manifest import Provenance
 from components.artifacts.ref import ArtifactRef
 from components.artifacts.resume import StoreResume
 from components.failures import BadInput, Cancelled, DeadlineExceeded, RingflowError
@@ -35,6 +34,7 @@ from tasks.context import RunnerContext
 from tasks.node import Node
 from tasks.outcome import classify, first_lines, retryable
 from tasks.progress import PrefectProgress
+from tasks.recorded import finished, provenance_of, records_of
 from tasks.session import Session
 
 log = logging.getLogger(__name__)
@@ -150,9 +150,9 @@ def _obtain(node: Node, session: Session, refs: Mapping[str, ArtifactRef], timin
                 with session.hardware:
                     timing.started = time.time()
                     return _compute(node, session, refs, identity, lease, timing)
+    session.store.check_sizes(found)
     if session.tracker is not None:
-        made_by = session.store.read_manifest(found).provenance.mlflow_run_id
-        session.tracker.reused(node, found, refs, identity, made_by)
+        session.tracker.reused(node, session.store, found, identity)
     return found
 
 
@@ -191,21 +191,17 @@ def _compute(
     directory = session.work / f"{node.name}-{uuid.uuid4().hex[:8]}"
     session.board.state(node.name, "running")
     tracked = None
+    made, records = provenance_of(node, session, refs), records_of(session)
     try:
         if session.tracker is not None:
-            tracked = session.tracker.stage(node, lease.fingerprint, identity, refs)
+            tracked = session.tracker.stage(node, lease.fingerprint, identity, made, records)
         with PrefectProgress(f"{node.name}-progress", node.name) as progress:
             context = RunnerContext(node, session, lease, tracked, progress, directory)
             with timing.work():
                 result = node.stage.function()(context, dict(refs), node.config)
         session.stop.check()
-        provenance = Provenance.collect(
-            session.repository,
-            node.seed,
-            refs,
-            prefect_run_id=session.run_id,
-            mlflow_run_id=tracked.run_id if tracked is not None else "",
-        )
+        run_id = tracked.run_id if tracked is not None else ""
+        provenance = finished(made, session, context.reads, context.clock.seconds(), run_id)
         ref = session.store.publish(
             lease,
             context.output,
@@ -215,10 +211,11 @@ def _compute(
             result.contract,
             result.summary,
             node=node.name,
+            records=records,
         )
         session.computed.add(node.name)
         if tracked is not None:
-            tracked.finish(ref)
+            tracked.finish(session.store, ref, provenance)
         try:
             StoreResume(session.store, lease, context.scratch).clear()
         except RingflowError as error:  # the artifact is committed; leftovers cost space, not correctness

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.artifacts.code import CodeState
 from components.artifacts.store import Store
 from components.failures import Cancelled
 from components.recipe.execution import ExecutionConfig
+from components.recipe.load import LoadedRecipe
 from tasks.board import Board
 
 
@@ -42,6 +44,7 @@ class Session:
 
     work: directory for outputs and scratch of running stages. allowed: nodes that may run; others must be finished.
     forced: nodes to compute again, though finished; `repeat` tells their results apart from the earlier ones.
+    loaded: the recipe with the origin of every value. code: the code that runs; both are recorded with each artifact.
     computed: nodes that committed an artifact in this run. outcomes: what became of each node (flows.result).
     hardware: held by the stage that uses learners and engines; two would share the same cores or GPUs.
     """
@@ -55,7 +58,8 @@ class Session:
     repeat: str
     allowed: frozenset[str]
     forced: frozenset[str] = frozenset()
-    repository: Path = Path(__file__).resolve().parents[1]
+    loaded: LoadedRecipe | None = None
+    code: CodeState = field(default_factory=CodeState)
     stop: StopSignal = field(default_factory=StopSignal)
     hardware: threading.Lock = field(default_factory=threading.Lock)
     computed: set[str] = field(default_factory=set)

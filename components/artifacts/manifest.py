@@ -8,20 +8,16 @@ lineage needs nothing but the store.
 from __future__ import annotations
 
 import hashlib
-import platform
-import subprocess
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from components.artifacts.digest import file_sha256, tree_digests
-from components.artifacts.ref import ArtifactKind, ArtifactRef, ModelContract
+from components.artifacts.digest import tree_digests
+from components.artifacts.provenance import Provenance
+from components.artifacts.ref import ArtifactKind, ModelContract
 from components.failures import BadInput, IntegrityError
-
-GIT_DEADLINE_S = 10
 
 
 class FileEntry(BaseModel):
@@ -42,48 +38,11 @@ class FileEntry(BaseModel):
         return path
 
 
-class Provenance(BaseModel):
-    """Who made it, when, from which code and inputs. Not part of the identity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    created: str = Field(description="UTC, ISO 8601")
-    host: str
-    seed: int
-    git_commit: str = ""
-    git_dirty: bool = False
-    lock_sha256: str = ""
-    prefect_run_id: str = ""
-    mlflow_run_id: str = ""
-    inputs: dict[str, ArtifactRef] = {}
-
-    @classmethod
-    def collect(
-        cls,
-        repository: Path,
-        seed: int,
-        inputs: Mapping[str, ArtifactRef],
-        prefect_run_id: str = "",
-        mlflow_run_id: str = "",
-    ) -> Provenance:
-        """Reads host, time, git commit and the lock file's digest (requirements*.lock or *.lock at the top)."""
-        commit = _git(repository, "rev-parse", "HEAD")
-        locks = sorted(repository.glob("*.lock")) + sorted(repository.glob("requirements*.txt"))
-        return cls(
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            host=platform.node(),
-            seed=seed,
-            git_commit=commit,
-            git_dirty=bool(commit and _git(repository, "status", "--porcelain", "--untracked-files=no")),
-            lock_sha256=file_sha256(locks[0]) if locks else "",
-            prefect_run_id=prefect_run_id,
-            mlflow_run_id=mlflow_run_id,
-            inputs=dict(inputs),
-        )
-
-
 class Manifest(BaseModel):
-    """The content of manifest.json. `identity` is what the fingerprint is the digest of."""
+    """The content of manifest.json. `identity` is what the fingerprint is the digest of.
+
+    records: files about the making (recipe, diff), beside the artifact's own: `attempts/<id>/records/`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -96,6 +55,7 @@ class Manifest(BaseModel):
     contract: ModelContract | None = None
     summary: dict[str, float | int | str] = {}
     provenance: Provenance
+    records: tuple[FileEntry, ...] = ()
 
     def to_bytes(self) -> bytes:
         return (self.model_dump_json(indent=1) + "\n").encode()
@@ -152,17 +112,3 @@ def compare(entries: tuple[FileEntry, ...], found: Mapping[str, tuple[int, str]]
 
 def _inside(path: str, folder: str) -> bool:
     return path.startswith(f"{folder}/")
-
-
-def _git(repository: Path, *arguments: str) -> str:
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(repository), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=GIT_DEADLINE_S,
-            check=False,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return ""  # a deployment without git has no commit to record
-    return result.stdout.strip() if result.returncode == 0 else ""

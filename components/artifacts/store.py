@@ -1,14 +1,15 @@
 """The content-addressed store: one directory per fingerprint, committed by one create-only marker.
 
-Layout: `<root>/<project>/<stage>/<fingerprint>/{attempts/<id>/{files/, manifest.json}, resume/, _LEASE, _COMMITTED}`.
-Files first, then manifest.json, then `_COMMITTED`, which names the winning attempt and its manifest's digest. Readers
-trust only the marker; nothing is ever overwritten. Sizes and digests are verified on every load, so a damaged artifact
-is refused, never used. s3://bucket through s3fs, file:///directory for tests and single machines.
+Layout: `<root>/<project>/<stage>/<fingerprint>/{attempts/<id>/{files/, records/, manifest.json}, resume/, _LEASE,
+_COMMITTED}`. Files first, then manifest.json, then `_COMMITTED`, which names the winning attempt and its manifest's
+digest. Readers trust only the marker; nothing is ever overwritten. Sizes and digests are verified on every load, so a
+damaged artifact is refused, never used. s3://bucket through s3fs, file:///directory for tests and single machines.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +24,13 @@ from components.artifacts.digest import bytes_sha256
 from components.artifacts.fingerprint import fingerprint_of
 from components.artifacts.lease import Lease
 from components.artifacts.manifest import FileEntry, Manifest, Provenance, entries_of
-from components.artifacts.objects import open_objects
+from components.artifacts.objects import PRIVATE, open_objects
 from components.artifacts.ref import ArtifactKind, ArtifactRef, ModelContract
 from components.artifacts.verify import Report, verify_artifact
 from components.failures import BadInput, IntegrityError
 
 MARKER = "_COMMITTED"
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 TRANSFERS = 8
 
 
@@ -96,6 +98,7 @@ class Store:
         contract: ModelContract | None = None,
         summary: Mapping[str, float | int | str] | None = None,
         node: str = "",
+        records: Mapping[str, bytes] | None = None,
     ) -> ArtifactRef:
         """Uploads `directory` as an attempt and commits it; another run's artifact if that was committed first.
 
@@ -104,6 +107,7 @@ class Store:
             directory: everything below it becomes the artifact.
             identity: what the fingerprint is the digest of.
             node: the DAG node people know it by (`rlvr-1`); the lease's stage when empty. Not part of the identity.
+            records: small files about the making, by name; kept beside the artifact's files.
 
         Raises LeaseLost when the lease is gone just before the commit; IntegrityError when the identity is not the
         fingerprint's or the directory changed during the upload; BadInput for an empty directory.
@@ -127,8 +131,15 @@ class Store:
             contract=contract,
             summary=dict(summary or {}),
             provenance=provenance,
+            records=tuple(
+                FileEntry(path=name, size=len(data), sha256=bytes_sha256(data))
+                for name, data in sorted((records or {}).items())
+            ),
         )
         self.upload(directory, entries, f"{prefix}/files", lease)
+        for name, content in (records or {}).items():
+            if not self.objects.create(f"{prefix}/records/{name}", content):
+                raise IntegrityError(f"{self.url}/{prefix}/records/{name} exists already with other content")
         data = manifest.to_bytes()
         if not self.objects.create(f"{prefix}/manifest.json", data):
             raise IntegrityError(f"{self.url}/{prefix}/manifest.json exists already with other content")
@@ -191,6 +202,19 @@ class Store:
             raise IntegrityError(f"{self.url}/{key} is missing: the artifact is incomplete or was deleted")
         return Manifest.from_bytes(stored.data, f"{self.url}/{key}", ref.manifest_sha256)
 
+    def record(self, ref: ArtifactRef, name: str) -> bytes | None:
+        """A verified record of an artifact (`config.json`, `git.diff`); None when its manifest lists none."""
+        entry = next((entry for entry in self.read_manifest(ref).records if entry.path == name), None)
+        if entry is None:
+            return None
+        where = f"{self.key(ref.uri)}/records/{name}"
+        stored = self.objects.read(where)
+        if stored is None:
+            raise IntegrityError(f"{self.url}/{where} is missing, though the manifest lists it ({entry.size} bytes)")
+        if bytes_sha256(stored.data) != entry.sha256:
+            raise IntegrityError(f"{self.url}/{where} has sha256 {bytes_sha256(stored.data)}, recorded {entry.sha256}")
+        return stored.data
+
     def ref(self, uri: str) -> ArtifactRef:
         """The committed artifact at the URI of a fingerprint directory or of its winning attempt. Raises BadInput."""
         parts = self.key(uri).split("/")
@@ -203,18 +227,30 @@ class Store:
             raise BadInput("this attempt was not the one committed", where=uri, remedy=f"The artifact is {found.uri}")
         return found
 
+    def projects(self) -> list[str]:
+        """Names of the projects that hold artifacts or attempts."""
+        return [name for name in self.objects.folders("") if not name.startswith(PRIVATE)]
+
     def list(self, project: str) -> list[ArtifactRef]:
         """Every committed artifact of a project, by stage, oldest commit first."""
+        return [ref for ref, _ in self.catalog(project)]
+
+    def catalog(self, project: str, broken: list[str] | None = None) -> list[tuple[ArtifactRef, Manifest]]:
+        """The same, each with its manifest.
+
+        broken: gets one line for each artifact that cannot be read; without it the first one raises IntegrityError.
+        """
         places = [
             f"{project}/{stage}/{fingerprint}"
             for stage in self.objects.folders(project)
             for fingerprint in self.objects.folders(f"{project}/{stage}")
+            if FINGERPRINT.fullmatch(fingerprint)
         ]
         with ThreadPoolExecutor(TRANSFERS) as pool:
-            commits = list(pool.map(self.commit, places))
-            found = [(place, commit) for place, commit in zip(places, commits, strict=True) if commit]
+            read = _each(pool, self.commit, [(place,) for place in places], broken)
+            found = [(place, commit) for place, commit in zip(places, read, strict=True) if commit]
             found.sort(key=lambda pair: (pair[0].split("/")[1], pair[1].committed, pair[0]))
-            return list(pool.map(lambda pair: self._ref(*pair), found))
+            return [pair for pair in _each(pool, self._load, found, broken) if pair]
 
     def identities(self, project: str, stage: str) -> list[tuple[str, dict[str, Any]]]:
         """[(fingerprint, identity)] of a stage's committed artifacts, newest first: what `plan` explains a MISS by."""
@@ -245,14 +281,44 @@ class Store:
         except ValidationError as error:
             raise IntegrityError(f"{self.url}/{root}/{MARKER}: not a commit marker: {error}") from error
 
+    def check_sizes(self, ref: ArtifactRef) -> None:
+        """One listing: every file there, with its recorded size. What reuse asks; `fetch` compares digests too.
+
+        Raises IntegrityError naming each bad file with both sizes.
+        """
+        manifest = self.read_manifest(ref)
+        place = f"{self.key(ref.uri)}/files"
+        there = self.objects.files(place)
+        bad = [
+            f"{entry.path} has {there.get(entry.path, 'no')} bytes, recorded {entry.size}"
+            for entry in manifest.files
+            if there.get(entry.path) != entry.size
+        ]
+        bad += [f"{path} is not in the manifest" for path in sorted(there.keys() - {e.path for e in manifest.files})]
+        if bad:
+            raise IntegrityError(
+                f"{self.url}/{place} is not what was committed: {'; '.join(bad[:5])}. "
+                f"See `ringflow verify {ref.uri}`; restore the files, or remove the artifact to compute it again"
+            )
+
     def _ref(self, root: str, commit: Commit, manifest: Manifest | None = None) -> ArtifactRef:
+        return self._load(root, commit, manifest)[0]
+
+    def _load(self, root: str, commit: Commit, manifest: Manifest | None = None) -> tuple[ArtifactRef, Manifest]:
+        """Reads what a marker names. Refuses a manifest of another digest, place or identity, with both values."""
         prefix = f"{root}/attempts/{commit.attempt}"
         if manifest is None:
             stored = self.objects.read(f"{prefix}/manifest.json")
             if stored is None:
                 raise IntegrityError(f"{self.url}/{prefix}/manifest.json is missing, though {MARKER} names it")
             manifest = Manifest.from_bytes(stored.data, f"{self.url}/{prefix}/manifest.json", commit.manifest_sha256)
-        return ArtifactRef(
+            place = root.rsplit("/", 1)[1]
+            for what, value in (("fingerprint", manifest.fingerprint), ("identity", fingerprint_of(manifest.identity))):
+                if value != place:
+                    raise IntegrityError(
+                        f"{self.url}/{prefix}/manifest.json: its {what} gives fingerprint {value}, its place is {place}"
+                    )
+        ref = ArtifactRef(
             kind=manifest.kind,
             stage=manifest.stage,
             fingerprint=manifest.fingerprint,
@@ -261,3 +327,19 @@ class Store:
             contract=manifest.contract,
             summary=manifest.summary,
         )
+        return ref, manifest
+
+
+def _each(pool: ThreadPoolExecutor, function, calls, broken: list[str] | None) -> list[Any]:
+    """Results in order; None for a call that found damage, which goes to `broken`."""
+
+    def one(arguments: tuple) -> Any:
+        try:
+            return function(*arguments)
+        except IntegrityError as error:
+            if broken is None:
+                raise
+            broken.append(str(error))
+            return None
+
+    return list(pool.map(one, calls))

@@ -61,12 +61,13 @@ def verify_artifact(store, uri: str) -> Report:
     if fingerprint_of(manifest.identity) != parts[2]:
         actual = fingerprint_of(manifest.identity)
         report.problems.append(f"wrong identity: the manifest's fingerprint is {actual}, its place says {parts[2]}")
-    names = sorted(store.objects.files(f"{prefix}/files"))
-    with ThreadPoolExecutor(HASHERS) as pool:
-        hashed = list(pool.map(lambda name: _hash(store.objects, f"{prefix}/files/{name}"), names))
-    found = dict(zip(names, hashed, strict=True))
-    report.files, report.bytes = len(found), sum(size for size, _ in hashed)
-    report.problems += compare(manifest.files, found)
+    for folder, entries in (("files", manifest.files), ("records", manifest.records)):
+        names = sorted(store.objects.files(f"{prefix}/{folder}"))
+        with ThreadPoolExecutor(HASHERS) as pool:
+            hashed = list(pool.map(lambda key: _hash(store.objects, key), [f"{prefix}/{folder}/{n}" for n in names]))
+        report.files += len(names)
+        report.bytes += sum(size for size, _ in hashed)
+        report.problems += compare(entries, dict(zip(names, hashed, strict=True)))
     return report
 
 

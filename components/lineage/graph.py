@@ -7,47 +7,82 @@ match what is stored is an IntegrityError and not a gap in the picture. Leaves a
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
+from components.artifacts.manifest import Manifest
+from components.artifacts.provenance import Provenance
 from components.artifacts.ref import ArtifactRef
 from components.artifacts.store import Store
-from components.failures import BadInput, IntegrityError
+from components.failures import IntegrityError
 
-SOURCES_FILE = "sources.json"
+SOURCES_FILE, COUNTS_FILE, EVIDENCE_FILE = "sources.json", "decontamination.json", "evidence.parquet"
 READERS = 8
+# What a page lists; the artifact's evidence.parquet has all of them.
+SHOWN_REMOVALS = 1000
 
 
 @dataclass(frozen=True)
 class Source:
-    """One data shard a corpus was made from."""
+    """One data shard a corpus was made from. split: the part of the corpus, or the benchmark, its records went to."""
 
     uri: str
     sha256: str
     licence: str
     records: int
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A record that decontamination removed: where it stood, and the benchmark item it resembles.
+
+    level: exact, contained, ngram or semantic. score: 1, share of n-grams, or cosine.
+    """
+
+    item: str
+    split: str
+    field: str
+    benchmark: str
+    benchmark_item: str
+    level: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Decontamination:
+    """counts: decontamination.json's, by split and under `benchmarks` by benchmark. removals: the first of them."""
+
+    counts: Mapping[str, Any]
+    removals: tuple[Removal, ...] = ()
+
+    @property
+    def splits(self) -> dict[str, Mapping[str, Any]]:
+        """{split: {records, kept, removed, removed:<level> ...}}."""
+        return {name: row for name, row in self.counts.items() if isinstance(row, Mapping) and "kept" in row}
+
+    @property
+    def removed(self) -> int:
+        return sum(int(row["removed"]) for row in self.splits.values())
 
 
 @dataclass(frozen=True)
 class LineageNode:
-    """One artifact with what made it. `inputs`: input name -> URI of the artifact it was."""
+    """One artifact with what made it. `inputs`: input name -> URI of the artifact it was. config: of its identity."""
 
     ref: ArtifactRef
     config: Any
     version: int
-    seed: int
-    created: str
-    git_commit: str
-    git_dirty: bool
-    host: str
-    prefect_run_id: str
-    mlflow_run_id: str
+    made: Provenance
     inputs: Mapping[str, str]
     sources: tuple[Source, ...] = ()
+    cleaned: Decontamination | None = None
 
     @property
     def label(self) -> str:
@@ -67,6 +102,11 @@ class Graph:
         """Every data shard behind the root, each once."""
         return list(dict.fromkeys(source for node in self.nodes.values() for source in node.sources))
 
+    @property
+    def cleaned(self) -> list[LineageNode]:
+        """The artifacts that decontamination made."""
+        return [node for node in self.nodes.values() if node.cleaned is not None]
+
 
 def lineage(store: Store, ref: ArtifactRef) -> Graph:
     """Walks the manifests from `ref` to its sources. Raises IntegrityError naming the first broken link."""
@@ -82,40 +122,6 @@ def lineage(store: Store, ref: ArtifactRef) -> Graph:
     return Graph(ref.uri, {uri: nodes[uri] for uri in _ordered(ref.uri, nodes)})
 
 
-def resolve(reference: str, store: Store, tracker: Any, project: str = "ringflow") -> ArtifactRef:
-    """The artifact a person means.
-
-    Args:
-        reference: `models:/name@alias`, an MLflow run id (32 hex), an artifact URI, `stage@fingerprint-prefix`, or an
-            evaluation score `evaluate-sft@fingerprint-prefix/benchmark/metric`.
-        tracker: a Tracker; may be None for the kinds that need no MLflow.
-    Raises BadInput that names what is there when nothing or more than one thing matches.
-    """
-    if reference.startswith("models:/") or re.fullmatch(r"[0-9a-f]{32}", reference):
-        if tracker is None:
-            raise BadInput("this reference needs MLflow", where=reference, remedy="Set MLFLOW_TRACKING_URI")
-        return store.ref(tracker.artifact_uri(reference))
-    if "://" in reference:
-        return store.ref(reference)
-    stage, _, rest = reference.partition("@")
-    prefix, _, score = rest.partition("/")
-    artifacts = store.list(project)
-    found = [ref for ref in artifacts if ref.stage == stage and ref.fingerprint.startswith(prefix)]
-    if len(found) != 1 or not rest:
-        near = found or [ref for ref in artifacts if ref.stage == stage] or artifacts
-        known = ", ".join(sorted(f"{ref.stage}@{ref.fingerprint[:12]}" for ref in near)[:12])
-        raise BadInput(
-            f"{'several artifacts match' if len(found) > 1 else 'no artifact matches'} {reference}",
-            where=f"{store.url}/{project}",
-            remedy=f"Known: {known}" if known else "The project has no artifacts yet",
-        )
-    if score and score not in found[0].summary:
-        raise BadInput(
-            f"{stage} has no score {score}", where=found[0].uri, remedy=f"Known: {', '.join(found[0].summary)}"
-        )
-    return found[0]
-
-
 def _node(store: Store, ref: ArtifactRef) -> tuple[LineageNode, list[ArtifactRef]]:
     manifest = store.read_manifest(ref)
     made, inputs = manifest.provenance, manifest.provenance.inputs
@@ -124,35 +130,63 @@ def _node(store: Store, ref: ArtifactRef) -> tuple[LineageNode, list[ArtifactRef
             raise IntegrityError(f"{ref.uri}: the manifest hashes an input {name} and holds no reference to it")
         if identity != f"{inputs[name].fingerprint}:{inputs[name].manifest_sha256}":
             raise IntegrityError(f"{ref.uri}: input {name} was hashed as {identity}, but references {inputs[name].uri}")
-    sources: tuple[Source, ...] = ()
-    if not inputs and manifest.entry(SOURCES_FILE) is not None:
-        sources = _sources(store, ref)
     node = LineageNode(
         ref=ref,
         config=manifest.identity.get("config"),
         version=int(manifest.identity.get("version", 0)),
-        seed=made.seed,
-        created=made.created,
-        git_commit=made.git_commit,
-        git_dirty=made.git_dirty,
-        host=made.host,
-        prefect_run_id=made.prefect_run_id,
-        mlflow_run_id=made.mlflow_run_id,
+        made=made,
         inputs={name: parent.uri for name, parent in inputs.items()},
-        sources=sources,
+        sources=_sources(store, ref, manifest),
+        cleaned=_cleaned(store, ref, manifest),
     )
     return node, list(inputs.values())
 
 
-def _sources(store: Store, ref: ArtifactRef) -> tuple[Source, ...]:
-    path = store.fetch(ref, SOURCES_FILE)
-    try:
+def shards(store: Store, ref: ArtifactRef) -> tuple[Source, ...]:
+    """The data shards an artifact was made from directly; none when it was made from other artifacts."""
+    return _sources(store, ref, store.read_manifest(ref))
+
+
+def _sources(store: Store, ref: ArtifactRef, manifest: Manifest) -> tuple[Source, ...]:
+    if manifest.provenance.inputs or manifest.entry(SOURCES_FILE) is None:
+        return ()
+    with _readable(ref, SOURCES_FILE):
         return tuple(
-            Source(entry["uri"], entry["sha256"], entry.get("licence") or "unknown", int(entry["records"]))
-            for entry in json.loads(path.read_text())
+            Source(
+                entry["uri"],
+                entry["sha256"],
+                entry.get("licence") or "unknown",
+                int(entry["records"]),
+                entry.get("split", ""),
+            )
+            for entry in json.loads(store.fetch(ref, SOURCES_FILE).read_text())
         )
+
+
+def _cleaned(store: Store, ref: ArtifactRef, manifest: Manifest) -> Decontamination | None:
+    if manifest.entry(COUNTS_FILE) is None:
+        return None
+    with _readable(ref, COUNTS_FILE):
+        counts = json.loads(store.fetch(ref, COUNTS_FILE).read_text())["counts"]
+        return Decontamination(counts, _removals(store, ref) if manifest.entry(EVIDENCE_FILE) else ())
+
+
+def _removals(store: Store, ref: ArtifactRef) -> tuple[Removal, ...]:
+    import pyarrow.parquet as pq
+
+    names = [field.name for field in dataclasses.fields(Removal)]
+    with pq.ParquetFile(store.fetch(ref, EVIDENCE_FILE)) as table:
+        rows = (row for batch in table.iter_batches(columns=[*names, "decision"]) for row in batch.to_pylist())
+        removed = (row for row in rows if row["decision"] == "removed")
+        return tuple(Removal(**{name: row[name] for name in names}) for row in islice(removed, SHOWN_REMOVALS))
+
+
+@contextmanager
+def _readable(ref: ArtifactRef, name: str):
+    try:
+        yield
     except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{ref.uri}/files/{SOURCES_FILE} is not a list of sources: {error!r}") from error
+        raise IntegrityError(f"{ref.uri}/files/{name} is not what lineage reads: {error!r}") from error
 
 
 def _ordered(root: str, nodes: Mapping[str, LineageNode]) -> list[str]:

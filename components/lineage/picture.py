@@ -20,11 +20,12 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Box:
-    """title: first line; subtitle: second; kind: chooses the colour (an artifact kind, or `source`)."""
+    """title: first line; subtitle: second; kind: chooses the colour (an artifact kind, or `source`); href: a link."""
 
     title: str
     subtitle: str
     kind: str
+    href: str = ""
 
 
 def svg(boxes: Mapping[str, Box], edges: Sequence[tuple[str, str]]) -> str:
@@ -82,13 +83,14 @@ def _edge(x1: float, y1: float, x2: float, y2: float) -> str:
 def _box(box: Box, x: float, y: float) -> str:
     fill, stroke = COLOURS.get(box.kind, COLOURS["source"])
     middle = x + BOX_WIDTH / 2
-    return (
+    drawn = (
         f"<g><title>{escape(box.title)} {escape(box.subtitle)}</title>"
         f'<rect x="{x:g}" y="{y:g}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6" fill="{fill}" stroke="{stroke}"/>'
         f'<text x="{middle:g}" y="{y + 19:g}" text-anchor="middle" font-size="12.5" font-weight="600" fill="#1c2733">'
         f'{escape(_short(box.title))}</text><text x="{middle:g}" y="{y + 35:g}" text-anchor="middle" font-size="11" '
         f'fill="#56637a">{escape(_short(box.subtitle))}</text></g>'
     )
+    return f'<a href="{escape(box.href, quote=True)}">{drawn}</a>' if box.href else drawn
 
 
 def _short(text: str) -> str:

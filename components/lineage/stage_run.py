@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,11 @@ from components.failures import BadInput, DeadlineExceeded, InfrastructureError
 from components.lineage.tracker import DIGEST_CHARACTERS, MODEL_KINDS, RunStatus, artifact_tags, tracker_errors
 
 if TYPE_CHECKING:
+    from components.lineage.graph import Source
     from components.lineage.tracker import Tracker
 
 POINTS_PER_CALL = 1000
+DATASETS_PER_CALL, DATASET_NAME_CHARACTERS = 100, 500
 SEND_EVERY_S = 2.0
 # A stage goes on through a tracker's restart, but not without a tracker.
 OUTAGE_LIMIT_S = 120.0
@@ -119,6 +121,34 @@ class StageRun:
             renamed = Path(scratch) / file
             shutil.copyfile(path, renamed)
             self.tracker.attach(self.run_id, str(renamed), folder or None)
+
+    def attach_all(self, files: Mapping[str, bytes], folder: str = "") -> None:
+        """Puts several small files beside the run, in one go."""
+        if not files:
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            for name, data in files.items():
+                (Path(scratch) / name).write_bytes(data)
+            self.tracker.attach_folder(self.run_id, scratch, folder or None)
+
+    def sources(self, shards: Sequence[Source]) -> None:
+        """Records the data shards that a corpus was made from, as datasets with their own digests."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = []
+        for shard in shards:
+            dataset = Dataset(
+                name=shard.uri[-DATASET_NAME_CHARACTERS:],
+                digest=shard.sha256[:DIGEST_CHARACTERS],
+                source_type="s3" if shard.uri.startswith("s3://") else "local",
+                source=json.dumps({"uri": shard.uri}),
+                profile=json.dumps({"records": shard.records}),
+            )
+            tags = {"mlflow.data.context": f"source:{shard.split}", "sha256": shard.sha256, "licence": shard.licence}
+            inputs.append(DatasetInput(dataset, [InputTag(name, value[:500]) for name, value in tags.items() if value]))
+        with tracker_errors(self.tracker.uri):
+            for start in range(0, len(inputs), DATASETS_PER_CALL):
+                self.tracker.client.log_inputs(self.run_id, datasets=inputs[start : start + DATASETS_PER_CALL])
 
     def tag(self, **tags: str) -> None:
         self.tracker.tag(self.run_id, {name.replace("__", "."): value for name, value in tags.items()})

@@ -11,7 +11,7 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -125,6 +125,11 @@ class Tracker:
         with tracker_errors(self.uri):
             self.client.log_artifact(run_id, str(path), folder)
 
+    def attach_folder(self, run_id: str, path: str, folder: str | None = None) -> None:
+        """Puts all files of a local folder beside a run."""
+        with tracker_errors(self.uri):
+            self.client.log_artifacts(run_id, str(path), folder)
+
     def finish(self, run_id: str, status: RunStatus) -> None:
         with tracker_errors(self.uri):
             self.client.set_terminated(run_id, status)
@@ -151,10 +156,17 @@ class Tracker:
     ) -> str:
         """Registers an artifact's logged model and moves the alias to it; registering it again changes nothing.
 
-        Returns: the version. Raises BadInput when the artifact has no logged model.
+        Returns: the version. Raises BadInput when the artifact has no logged model, and for an alias on anything but a
+        release: only what passed the release stage's gates is called candidate or released.
         """
         from mlflow.exceptions import MlflowException
 
+        if alias and ref.kind != "release":
+            raise BadInput(
+                f"a {ref.kind} cannot be {name}@{alias}",
+                where=ref.uri,
+                remedy="Aliases are given by the release stage, after its gates: ringflow run RECIPE --only release",
+            )
         model_id = self.model_id(ref)
         if model_id is None:
             raise BadInput(
@@ -175,6 +187,37 @@ class Tracker:
 
     def artifact_uri(self, reference: str) -> str:
         """Store URI behind `models:/name@alias`, `models:/name/version` or a run id. Raises BadInput when unknown."""
+        return self.artifact(reference)[0]
+
+    def newest_version(self, name: str, aliases: Sequence[str] = ()) -> str:
+        """The version of a registered model with the first of the aliases that it has, else the newest; "" for none."""
+        with tracker_errors(self.uri):
+            versions = self.client.search_model_versions(f"name = '{name}'") if "'" not in name else []
+            if not versions:
+                return ""
+            given = self.client.get_registered_model(name).aliases
+        for alias in aliases:
+            if alias in given:
+                return str(given[alias])
+        return str(max(int(version.version) for version in versions))
+
+    def versions_of(self, uris: Sequence[str]) -> dict[str, list[str]]:
+        """{artifact URI: [`name:version` with its aliases]} of every registered version made from one of the URIs."""
+        wanted, found = set(uris), {}
+        with tracker_errors(self.uri):
+            for model in _all(self.client.search_registered_models):
+                aliases: dict[str, list[str]] = {}
+                for alias, version in model.aliases.items():
+                    aliases.setdefault(str(version), []).append(f"@{alias}")
+                for version in _all(self.client.search_model_versions, filter_string=f"name = '{model.name}'"):
+                    uri = version.tags.get("artifact.uri", "")
+                    if uri in wanted:
+                        shown = [f"{model.name}:{version.version}", *sorted(aliases.get(str(version.version), []))]
+                        found.setdefault(uri, []).append(" ".join(shown))
+        return found
+
+    def artifact(self, reference: str) -> tuple[str, str]:
+        """(store URI, manifest sha256 or empty) behind `models:/name@alias`, `models:/name/version` or a run id."""
         from mlflow.exceptions import MlflowException
 
         with tracker_errors(self.uri):
@@ -194,7 +237,7 @@ class Tracker:
                 where=self.uri,
                 remedy=f"Take one of: {', '.join(tags[name] for name in known)}" if known else "Did the run finish?",
             )
-        return produced[0]
+        return produced[0], tags.get("manifest.sha256", tags.get("ringflow.manifest_sha256", ""))
 
     def _tags_of(self, reference: str) -> Mapping[str, str]:
         if not reference.startswith("models:/"):
@@ -287,6 +330,17 @@ def _reach(uri: str) -> None:
             f"MLflow at {uri} cannot be reached: {reason}. Is the server up (`ringflow status`), "
             "is MLFLOW_TRACKING_URI right?"
         ) from error
+
+
+def _all(search: Any, **arguments: Any) -> Iterator[Any]:
+    """Every page of one of MLflow's searches."""
+    token = None
+    while True:
+        page = search(page_token=token, **arguments)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _create_experiment(client: Any, name: str) -> str:

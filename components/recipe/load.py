@@ -45,12 +45,26 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|fa
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """recipe: the validated values. path: the file. origins: dotted key -> `default`, `file:line` or `--set a.b=c`."""
+    """recipe: the validated values. path: the file. origins: dotted key -> `default`, `file:line` or `--set a.b=c`.
+
+    values: the same dotted keys -> value as JSON has it; lists of plain values stay together.
+    text: the file as it was read; it may have changed since.
+    """
 
     recipe: Recipe
     path: Path
     overrides: tuple[str, ...]
     origins: Mapping[str, str]
+    values: Mapping[str, Any]
+    text: str = ""
+
+    def below(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """{key: {"value", "origin"}} of `prefix` and of every key inside it; of the whole recipe when empty."""
+        return {
+            key: {"value": self.values[key], "origin": origin}
+            for key, origin in self.origins.items()
+            if not prefix or key == prefix or key.startswith(f"{prefix}.")
+        }
 
 
 def recipe_names(directory: Path) -> list[str]:
@@ -76,19 +90,23 @@ def read_recipe(name_or_path: str | Path, overrides: Iterable[str] = (), directo
     """
     path = _find(str(name_or_path), directory)
     shown = _shown(path)
-    data, lines = _parse(path, shown)
+    text = _read(path, shown)
+    data, lines = _parse(text, shown)
     places: dict[Key, str] = {key: f"{shown}:{line}" for key, line in lines.items()}
     overrides = tuple(overrides)
     for override in overrides:
-        key = _apply(data, override)
+        key, value = _apply(data, override)
         for old in [old for old in places if old[: len(key)] == key]:
             del places[old]
-        places[key] = f"--set {override}"
+        for inner in _keys(value, key):
+            places[inner] = f"--set {override}"
     try:
         recipe = Recipe.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         raise describe(error, Recipe, data, Place(shown, places)) from None
-    return LoadedRecipe(recipe, path, overrides, dict(_origins(recipe, (), places)))
+    found = list(_leaves(recipe, recipe.model_dump(mode="json"), ()))
+    origins = {_dotted(key): places.get(key, "default") for key, _ in found}
+    return LoadedRecipe(recipe, path, overrides, origins, {_dotted(key): value for key, value in found}, text)
 
 
 def _find(name: str, directory: Path | None) -> Path:
@@ -118,11 +136,14 @@ def _shown(path: Path) -> str:
         return str(path)
 
 
-def _parse(path: Path, shown: str) -> tuple[dict[str, Any], dict[Key, int]]:
+def _read(path: Path, shown: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot be read: {error}", where=shown) from None
+
+
+def _parse(text: str, shown: str) -> tuple[dict[str, Any], dict[Key, int]]:
     lines: dict[Key, int] = {}
     loader = _Loader(text)
     try:
@@ -166,8 +187,8 @@ def _build(loader: _Loader, node: yaml.Node, key: Key, lines: dict[Key, int], sh
     return merged | own
 
 
-def _apply(data: dict[str, Any], override: str) -> Key:
-    """Sets one `a.b=value` in `data` and returns its key."""
+def _apply(data: dict[str, Any], override: str) -> tuple[Key, Any]:
+    """Sets one `a.b=value` in `data` and returns its key and the value."""
     where = f"--set {override}"
     name, equals, text = override.partition("=")
     parts = name.strip().split(".")
@@ -203,26 +224,28 @@ def _apply(data: dict[str, Any], override: str) -> Key:
             if target[step] is None:
                 target[step] = {}
             target = target[step]
-    return tuple(key)
+    return tuple(key), value
 
 
-def _origins(value: Any, key: Key, places: Mapping[Key, str]) -> Iterable[tuple[str, str]]:
+def _keys(value: Any, key: Key) -> Iterable[Key]:
+    """`key` and the key of everything inside a plain value."""
+    yield key
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in parts:
+        yield from _keys(item, (*key, name))
+
+
+def _leaves(value: Any, plain: Any, key: Key) -> Iterable[tuple[Key, Any]]:
+    """(key, JSON value) of every field that is no section; a value nobody wrote is there with its default."""
     if isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            yield from _origins(getattr(value, name), (*key, name), places)
+            yield from _leaves(getattr(value, name), plain[name], (*key, name))
     elif isinstance(value, tuple) and any(isinstance(item, BaseModel) for item in value):
         for index, item in enumerate(value):
-            yield from _origins(item, (*key, index), places)
+            yield from _leaves(item, plain[index], (*key, index))
     else:
-        yield ".".join(map(str, key)), _origin(key, places)
+        yield key, plain
 
 
-def _origin(key: Key, places: Mapping[Key, str]) -> str:
-    if key in places:
-        return places[key]
-    # a value inside an overridden section comes from that override only if the override wrote it
-    for length in range(len(key) - 1, 0, -1):
-        parent = places.get(key[:length])
-        if parent is not None:
-            return f"{parent} or default" if parent.startswith("--set") else "default"
-    return "default"
+def _dotted(key: Key) -> str:
+    return ".".join(map(str, key))

@@ -183,6 +183,12 @@ def test_lineage_in_mlflow_is_complete_and_doubles_nothing(toys) -> None:
     assert parent.data.tags["ringflow.artifact.corpus"] == refs["corpus"].uri
     assert parent.data.tags["ringflow.artifact.decontaminate"] == refs["decontaminate"].uri
     assert cleaned.data.tags["ringflow.artifact"] == refs["decontaminate"].uri
+    assert cleaned.data.tags["ringflow.recipe"] == "smoke"
+    assert cleaned.data.tags["git.commit"] == parent.data.tags["git.commit"]
+    files = {file.path for file in tracker.client.list_artifacts(cleaned.info.run_id, "recorded")}
+    assert files >= {"recorded/config.json", "recorded/recipe.yaml"}
+    edges = tracker.client.get_run(parent.info.run_id).inputs.dataset_inputs
+    assert {edge.dataset.digest for edge in edges} == {ref.manifest_sha256[:36] for ref in refs.values() if ref}
 
 
 def test_unreachable_or_refusing_store_ends_the_run_with_the_reason(toys, monkeypatch: pytest.MonkeyPatch) -> None:

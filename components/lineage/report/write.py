@@ -10,7 +10,8 @@ import base64
 from html import escape
 from pathlib import Path
 
-from components.lineage.render import page, picture, render_mermaid, render_text, sources_table
+from components.lineage.page import page, picture, sources_table
+from components.lineage.render import render_mermaid, render_text
 from components.lineage.report.model import RunReport, Score, StageEntry
 from components.lineage.report.plots import panels, score_plot, timeline
 

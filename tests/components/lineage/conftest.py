@@ -37,7 +37,11 @@ def mlflow_uri(tmp_path_factory):
     ]
     with open(home / "log", "wb") as output:
         # Its own process group: the server starts workers of its own, which must end with it.
-        process = subprocess.Popen(command, cwd=home, stdout=output, stderr=output, start_new_session=True)
+        # As in the stack: job execution would be several more processes.
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        process = subprocess.Popen(
+            command, cwd=home, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
     try:
         deadline = time.monotonic() + START_DEADLINE_S
         while True:
@@ -71,18 +75,37 @@ def store(tmp_path) -> Store:
 def publish(store, tmp_path):
     """publish(stage, kind, config, inputs, files, **options) -> ArtifactRef of a really committed artifact."""
 
-    def make(stage, kind, config=None, inputs=None, files=None, summary=None, contract=None, **provenance):
+    def make(
+        stage,
+        kind,
+        config=None,
+        inputs=None,
+        files=None,
+        summary=None,
+        contract=None,
+        project="p",
+        values=None,
+        **made_by,
+    ):
         inputs = inputs or {}
         digests = {name: input_identity(ref.fingerprint, ref.manifest_sha256) for name, ref in inputs.items()}
         who = identity_of(stage, 1, config or {}, digests, 0)
         directory = tmp_path / f"out-{uuid.uuid4().hex}"
         directory.mkdir()
         for name, text in (files or {"file": stage}).items():
-            (directory / name).write_text(text)
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_bytes(text if isinstance(text, bytes) else text.encode())
         made = Provenance(
-            **{"created": "2026-01-01T00:00:00+00:00", "host": "here", "seed": 0, "inputs": inputs, **provenance}
+            **{
+                "created": "2026-01-01T00:00:00+00:00",
+                "host": "here",
+                "seed": 0,
+                "inputs": inputs,
+                "config": values or {},
+                **made_by,
+            }
         )
-        with Lease.acquire(store, "p", stage, fingerprint_of(who), wait_s=5) as lease:
+        with Lease.acquire(store, project, stage, fingerprint_of(who), wait_s=5) as lease:
             return store.publish(lease, directory, kind, who, made, contract, summary)
 
     return make

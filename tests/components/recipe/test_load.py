@@ -117,6 +117,17 @@ def test_origin_of_every_value_is_kept(recipe_file: Path) -> None:
     assert loaded.origins["name"].endswith("tiny.yaml:1")
     assert loaded.origins["sft.optimiser.weight_decay"] == "default"
     assert loaded.origins["execution.retries"] == "default"
+    assert loaded.values["sft.steps"] == 9
+    assert loaded.values.keys() == loaded.origins.keys()
+
+
+def test_override_of_a_whole_section_is_the_origin_of_what_it_wrote_alone(recipe_file: Path) -> None:
+    override = "sft.optimiser={lr: 0.5}"
+    loaded = read_recipe(recipe_file, [override])
+    assert loaded.below("sft.optimiser")["sft.optimiser.lr"] == {"value": 0.5, "origin": f"--set {override}"}
+    others = {entry["origin"] for key, entry in loaded.below("sft.optimiser").items() if not key.endswith(".lr")}
+    assert others == {"default"}
+    assert set(loaded.below("seed")) == {"seed"}
 
 
 def test_unknown_recipe_names_the_known_ones(recipe_file: Path) -> None:
