@@ -13,7 +13,7 @@ from pathlib import Path
 
 from components.artifacts.outside import files_of, outside_digests
 from components.data.sources import look
-from components.recipe.data import FileSource
+from components.recipe.data import BenchmarkSource, FileSource
 from components.recipe.recipe import Recipe
 from components.recipe.training import ImportConfig
 from flows.graph import Graph
@@ -44,10 +44,21 @@ def with_outside(graph: Graph, read_base: bool = True) -> Graph:
     return replace(graph, nodes=nodes)
 
 
+def look_at_local_files(recipe: Recipe) -> None:
+    """Raises BadInput for a missing local file of the corpus, or one of an unknown layout."""
+    for source in _sources(recipe):
+        if not source.uri.startswith("s3://"):
+            look(source)
+
+
 def _of(uris: list[str], digests: Mapping[str, str]) -> dict[str, str]:
     return {uri: digests[uri] for uri in uris}
 
 
 def _corpus(recipe: Recipe) -> list[str]:
-    sources = [source for source in recipe.corpus.sources if isinstance(source, FileSource)]
-    return [uri for source in (*sources, *recipe.corpus.benchmarks) for uri in look(source)]
+    return [uri for source in _sources(recipe) for uri in look(source)]
+
+
+def _sources(recipe: Recipe) -> list[FileSource | BenchmarkSource]:
+    files = [source for source in recipe.corpus.sources if isinstance(source, FileSource)]
+    return [*files, *recipe.corpus.benchmarks]

@@ -119,10 +119,14 @@ def named(recipe: str) -> dict[str, str]:
 
 
 def load_graph(
-    name: str, overrides: Iterable[str] = (), seed: int | None = None, read_base: bool = True
+    name: str, overrides: Iterable[str] = (), seed: int | None = None, read_base: bool = True, servers: bool = True
 ) -> tuple[Graph, LoadedRecipe]:
-    """The recipe and its DAG, types and contracts checked (flows.contracts for `read_base`)."""
+    """The recipe and its DAG, types and contracts checked (flows.contracts for `read_base`).
+
+    servers: whether S3 can be asked yet; without it only local files are looked at, and the DAG can only be shown.
+    """
     from flows.contracts import check_contracts
+    from flows.outside import look_at_local_files, with_outside
 
     overrides = list(overrides)
     if seed is not None:
@@ -130,4 +134,7 @@ def load_graph(
     loaded = read_recipe(name, overrides, RECIPES)
     graph = build(loaded.recipe)
     check_contracts(loaded.recipe, read_base)
+    if servers:
+        return with_outside(graph, read_base), loaded
+    look_at_local_files(loaded.recipe)
     return graph, loaded

@@ -18,7 +18,8 @@ class Node:
     """inputs: the stage's input name -> the node that makes it. seed: the recipe's seed folded with the stage.
 
     key: where its section stands in the recipe, such as `rlvr.0`. instead: keys of the section whose value another key
-    of the section gave (the base model is evaluated with `base_samples`).
+    of the section gave (the base model is evaluated with `base_samples`). outside: digests of files from outside the
+    store that the stage reads, by URI.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Node:
     seed: int
     key: str = ""
     instead: Mapping[str, str] = field(default_factory=dict)
+    outside: Mapping[str, str] = field(default_factory=dict)
 
     def identity(self, inputs: Mapping[str, ArtifactRef], repeat: str | None = None) -> dict[str, Any]:
         """What is hashed into the fingerprint, given the committed inputs.
@@ -37,6 +39,8 @@ class Node:
         config: dict[str, Any] = {"section": self.config.section, "model": self.config.model}
         if repeat is not None:
             config["repeat"] = repeat
+        if self.outside:
+            config["outside"] = dict(self.outside)
         digests = {name: input_identity(ref.fingerprint, ref.manifest_sha256) for name, ref in inputs.items()}
         return identity_of(self.stage.type, self.stage.version, config, digests, self.seed)
 

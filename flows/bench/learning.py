@@ -7,6 +7,7 @@ runs are reused. The tables go to learning.md below the home of the local server
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,8 +16,12 @@ from components.evaluation.scores import load_evaluation
 from components.evaluation.table import change, markdown_table
 from components.evaluation.types import Evaluation
 from components.failures import InfrastructureError
+from components.recipe.load import load_recipe
 from flows.bench import Bench, Figure
-from flows.request import RunRequest
+from flows.board import PlainBoard
+from flows.execute import run_here
+from flows.recipe_flow import ring
+from flows.request import RECIPES, RunRequest
 from flows.result import RunResult
 
 RECIPE = "nano"
@@ -39,7 +44,7 @@ def run() -> Bench:
                 own = "own" if name.removeprefix(f"{RECIPE}-") in domains else "kept"
                 values = [100 * values[name]["difference"] for values in changes]
                 figures[f"{stage}: {own} {name}"] = Figure.of(values, "points")
-    report = _home() / "learning.md"
+    report = Path(os.environ["RINGFLOW_HOME"]) / "learning.md"
     report.write_text("\n".join(_tables(seed, found) for seed, found in seeds.items()))
     return Bench(figures, {"recipe": RECIPE, "seeds": ", ".join(map(str, SEEDS)), "tables": str(report)})
 
@@ -62,13 +67,10 @@ def _learn(seed: int) -> dict[str, Evaluation]:
 
 def _control_steps(result: RunResult) -> int:
     """SFT steps that take as long as SFT and both RLVR phases did, from the manifests' wall times."""
-    from components.recipe.load import load_recipe
-    from flows.request import RECIPES
-
     steps = load_recipe(RECIPE, directory=RECIPES).sft.steps
     store = Store.open()
     seconds = {
-        stage.node: store.manifest(stage.ref).run["work_seconds"]
+        stage.node: store.read_manifest(stage.ref).provenance.work.wall_s
         for stage in result.stages
         if stage.node == "sft" or stage.node.startswith("rlvr-")
     }
@@ -76,10 +78,6 @@ def _control_steps(result: RunResult) -> int:
 
 
 def _run(request: RunRequest, partly: bool = False) -> RunResult:
-    from flows.board import PlainBoard
-    from flows.execute import run_here
-    from flows.recipe_flow import ring
-
     result = run_here(ring, request, PlainBoard())
     missing = [stage for stage in result.stages if stage.ref is None and (not partly or stage.node in request.only)]
     if missing:
@@ -89,9 +87,3 @@ def _run(request: RunRequest, partly: bool = False) -> RunResult:
 
 def _tables(seed: int, evaluations: Mapping[str, Evaluation]) -> str:
     return f"### Seed {seed}\n\n{markdown_table(evaluations)}"
-
-
-def _home() -> Path:
-    from infra.stack import home
-
-    return home()

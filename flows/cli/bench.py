@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
             print("\n".join(registry.names()))
             return
         registry.load(name)
-        if name in ("store",):
+        if name in ("store", "learning"):
             from flows.cli import stack
 
             stack.ensure()

@@ -36,10 +36,11 @@ def register(app: typer.Typer) -> None:
         from flows.cli.summary import print_result
         from flows.request import EvaluateRequest, load_graph, named
 
-        load_graph(recipe, set_ or (), read_base=False)  # before the model, so that a wrong name is told as one
+        # before the model, so that a wrong recipe is told as one
+        load_graph(recipe, set_ or (), read_base=False, servers=False)
         request = EvaluateRequest(model=model, overrides=set_ or [], **named(recipe))
-        graph, _ = request.load()
         home = stack.ensure()
+        graph, _ = request.load()
         quiet_prefect(home)
         from flows.evaluate_flow import evaluate_model
         from flows.execute import run_here

@@ -65,8 +65,11 @@ def register(app: typer.Typer) -> None:
         home = stack.home_directory()
         url = None
         if stack.is_up(home):
+            from flows.outside import with_outside
+
             stack.ensure(start=False)
             url = os.environ["RINGFLOW_STORE"]
+            graph = with_outside(graph)
         made = make_plan(graph, url, from_, only or (), force or ())
         print_plan(made, graph, json_, home)
 
@@ -105,7 +108,7 @@ def _checked(recipe, overrides, start_at, only, force, seed, read_base=True):
     """The DAG, after every check that needs no server: bad input is told before anything starts."""
     from flows.request import load_graph
 
-    graph, _ = load_graph(recipe, overrides or (), seed, read_base)
+    graph, _ = load_graph(recipe, overrides or (), seed, read_base, servers=False)
     graph.selection(start_at, only or ())
     graph.require(force or (), "--force")
     return graph
