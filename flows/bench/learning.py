@@ -27,8 +27,12 @@ from flows.result import RunResult
 RECIPE = "nano"
 SEEDS = (0, 1, 2)
 # What a stage is meant to improve; it must keep the rest.
-CLAIMS = {"rlvr-1": ("math", "logic"), "rlvr-2": ("code", "science"), "rlhf": ("general",)}
-BEFORE = {"rlvr-1": "sft", "rlvr-2": "rlvr-1", "rlhf": "rlvr-2"}
+CLAIMS = {
+    ("sft", "rlvr-1"): ("math", "logic"),
+    ("rlvr-1", "rlvr-2"): ("code", "science"),
+    ("rlvr-2", "rlhf"): ("general",),
+    ("control", "rlvr-2"): ("math", "logic", "code", "science"),
+}
 
 
 def run() -> Bench:
@@ -37,13 +41,13 @@ def run() -> Bench:
     for stage in next(iter(seeds.values())):
         scores = [100 * evaluations[stage].overall.avg.value for evaluations in seeds.values()]
         figures[f"{stage}: overall"] = Figure.of(scores, "%")
-    for stage, domains in CLAIMS.items():
-        changes = [change(found[BEFORE[stage]], found[stage]) for found in seeds.values()]
+    for (before, after), domains in CLAIMS.items():
+        changes = [change(found[before], found[after]) for found in seeds.values()]
         for name in changes[0]:
             if name != "overall":
                 own = "own" if name.removeprefix(f"{RECIPE}-") in domains else "kept"
                 values = [100 * values[name]["difference"] for values in changes]
-                figures[f"{stage}: {own} {name}"] = Figure.of(values, "points")
+                figures[f"{before} to {after}: {own} {name}"] = Figure.of(values, "points")
     report = Path(os.environ["RINGFLOW_HOME"]) / "learning.md"
     report.write_text("\n".join(_tables(seed, found) for seed, found in seeds.items()))
     return Bench(figures, {"recipe": RECIPE, "seeds": ", ".join(map(str, SEEDS)), "tables": str(report)})
@@ -62,7 +66,7 @@ def _learn(seed: int) -> dict[str, Evaluation]:
     overrides = [f"sft.steps={steps}"]
     control = _run(RunRequest(recipe=RECIPE, seed=seed, overrides=overrides, only=["sft", "evaluate-sft"]), partly=True)
     ref = next(stage.ref for stage in control.stages if stage.node == "evaluate-sft")
-    return found | {f"control ({steps} SFT steps)": load_evaluation(Store.open().fetch(ref))}
+    return found | {"control": load_evaluation(Store.open().fetch(ref))}
 
 
 def _control_steps(result: RunResult) -> int:
