@@ -39,7 +39,61 @@ class GrpoLoss(StrictModel):
     old_policy: Literal["trainer", "engine"] = "trainer"
 
 
-Loss = Annotated[IcePopLoss | TisLoss | GrpoLoss, Field(discriminator="name")]
+class KPopLoss(StrictModel):
+    """KPop (arXiv 2606.15079, section 3.2.3): a token is kept only if the binary KL of its probability is at most phi
+    in both directions, train to infer and infer to train.
+
+    The report says what is masked; that k stays the weight of a kept token, as in IcePop, is our choice. phi 2.0 is the
+    value of AReaL's example, the report's own is unpublished.
+    """
+
+    name: Literal["kpop"] = "kpop"
+    phi: float = Field(default=2.0, gt=0, description="Largest binary KL, in nats")
+    clip_epsilon: float = Field(default=0.2, gt=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
+
+
+class GspoLoss(StrictModel):
+    """GSPO (arXiv 2507.18071, eq. 5-7): one ratio per response, the geometric mean of its tokens', clipped as one.
+
+    Clipping bounds are the paper's section 5.1: 3e-4 below, 4e-4 above.
+    """
+
+    name: Literal["gspo"] = "gspo"
+    clip_low: float = Field(default=3e-4, gt=0)
+    clip_high: float = Field(default=4e-4, gt=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
+
+
+class DrGrpoLoss(StrictModel):
+    """Dr.GRPO (arXiv 2503.20783): neither the response's length nor the group's deviation divides.
+
+    Advantages are R - mean(R); every response is divided by one constant, `length`, the generation budget
+    (rollout.max_new_tokens) when absent.
+    """
+
+    name: Literal["dr-grpo"] = "dr-grpo"
+    clip_epsilon: float = Field(default=0.2, gt=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
+    length: int | None = Field(default=None, ge=1, description="Constant divisor of every response, in tokens")
+
+
+class C3poLoss(StrictModel):
+    """C3PO (Ring-lite, arXiv 2506.14731, eq. 2-3): whole responses in order until the budget is reached, divided by it.
+
+    The divisor is `token_budget` whatever the step's lengths are, so the size of a step never follows them. What comes
+    after the response that reaches the budget is not trained on, and counted. Ring-lite: 409,600 tokens, KL 1e-3.
+    """
+
+    name: Literal["c3po"] = "c3po"
+    token_budget: int = Field(ge=1, description="Phi, response tokens of one step")
+    clip_epsilon: float = Field(default=0.2, gt=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
+
+
+Loss = Annotated[
+    IcePopLoss | TisLoss | GrpoLoss | KPopLoss | GspoLoss | DrGrpoLoss | C3poLoss, Field(discriminator="name")
+]
 
 
 class RolloutConfig(StrictModel):

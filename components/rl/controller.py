@@ -32,8 +32,8 @@ from components.rewards.types import Reward, RewardRequest, Scorer
 from components.rl.batch import Group, Prompt, policy_sequences, rollout_metrics, select, token_sequence
 from components.rl.guard import Guard, Verdict
 from components.rl.ledger import PromptMixture
-from components.rl.losses import correction_of, policy_loss
 from components.rl.mismatch import mismatch_report, update_report
+from components.rl.objective import objective_of
 from components.rollout.types import Sample, SampleRequest, Sampling
 from components.training.types import PolicyLoss, PolicySequence
 from components.training.types import Sequence as TokenSequence
@@ -124,7 +124,7 @@ def train_rl(
         )
     if config.loss.kl_coefficient > 0 and reference is None:
         raise BadInput("a KL coefficient needs a reference policy", where=f"{config.name}.loss.kl_coefficient")
-    loss, correction, guard = policy_loss(config.loss), correction_of(config.loss), Guard(config.guard)
+    objective, guard = objective_of(config.loss, config.rollout.max_new_tokens), Guard(config.guard)
     journal = Journal(context)
     start, version = 0, 0
     if (point := context.resume.latest()) is not None:
@@ -142,7 +142,7 @@ def train_rl(
         clock, started = Stopwatch(), time.monotonic()
         drawn = mixture.draw(round(rollout.prompts_per_step * rollout.oversample))
         groups = collect(context, engines, scorer, prompts, drawn, config, sampling, decode, step, clock)
-        selection = select(groups, rollout.prompts_per_step)
+        selection = select(groups, rollout.prompts_per_step, objective.advantages, objective.token_budget)
         metrics = rollout_metrics(groups, selection, lambda index: prompts[index].domain)
 
         sequences = [token_sequence(sample) for sample, _ in selection.trained]
@@ -151,14 +151,12 @@ def train_rl(
             references = reference(sequences) if reference is not None and sequences else None
         if sequences:
             behaviour = np.concatenate([sample.logprobs for sample, _ in selection.trained])
-            metrics |= mismatch_report(np.concatenate(old), behaviour, correction)
+            metrics |= mismatch_report(np.concatenate(old), behaviour, objective.correction)
         journal.judge(step, guard.observe(metrics), metrics)
 
         with clock("update"):
-            updates = [
-                learners.policy_step(minibatch, loss)
-                for minibatch in policy_sequences(selection, old, references, config.minibatches)
-            ]
+            minibatches = policy_sequences(selection, old, references, config.minibatches, objective.divisor)
+            updates = [learners.policy_step(minibatch, objective.loss) for minibatch in minibatches]
         metrics |= summarise(updates)
         journal.judge(step, guard.observe_update(metrics), metrics)
         with clock("exchange"):
