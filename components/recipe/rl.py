@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.recipe.base import StrictModel
 from components.recipe.data import Domain
@@ -97,6 +97,16 @@ Loss = Annotated[
 
 
 class RolloutConfig(StrictModel):
+    """Sampling, and when a step has enough of it (components.rl.scheduler).
+
+    synchronous: a step draws its prompts and waits for the last response.
+    c3po++ (arXiv 2510.18855, 2.3.3): a step ends at a token budget; unfinished rollouts go on under the next weights.
+        The report publishes neither budget nor retention.
+    async: engines decode while the learner updates; no trained token is older than max_staleness steps.
+    With max_staleness 0 (and c3po++ without a budget) all three train on the same batches.
+    """
+
+    mode: Literal["synchronous", "c3po++", "async"] = "synchronous"
     prompts_per_step: int = Field(ge=1)
     group_size: int = Field(ge=2, description="Responses per prompt")
     max_new_tokens: int = Field(ge=1)
@@ -104,6 +114,24 @@ class RolloutConfig(StrictModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     engine_dtype: Literal["float32", "bfloat16"] = "float32"
     oversample: float = Field(default=1.0, ge=1, description="Prompts sampled per step over prompts trained per step")
+    max_staleness: int = Field(default=0, ge=0, description="Steps a rollout may be carried over (retention, sigma)")
+    token_budget: int | None = Field(default=None, ge=1, description="c3po++: response tokens that end a step (Phi)")
+    budget_counts: Literal["finished", "generated"] = Field(
+        default="finished", description="c3po++: tokens of responses that ended (algorithm 1), or all drawn tokens"
+    )
+    overdue: Literal["purge", "wait"] = Field(default="purge", description="c3po++: what happens to the too old")
+    max_purges: int = Field(default=3, ge=0, description="c3po++: how often a prompt is drawn again after a purge")
+    pool: int | None = Field(default=None, ge=1, description="Unfinished rollouts handed to the engines (Omega)")
+
+    @model_validator(mode="after")
+    def _mode_has_what_it_needs(self) -> Self:
+        if self.mode == "synchronous" and (self.max_staleness or self.token_budget or self.pool):
+            raise ValueError("max_staleness, token_budget and pool need mode c3po++ or async")
+        if self.mode == "c3po++" and self.max_staleness and not self.token_budget:
+            raise ValueError("mode c3po++ with max_staleness > 0 needs a token_budget: nothing else ends a step early")
+        if self.mode == "async" and (self.token_budget or self.oversample != 1.0):
+            raise ValueError("mode async takes prompts_per_step groups a step: no token_budget, no oversample")
+        return self
 
 
 class GuardConfig(StrictModel):
