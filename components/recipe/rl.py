@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.recipe.base import StrictModel
 from components.recipe.data import Domain
@@ -39,10 +39,74 @@ class GrpoLoss(StrictModel):
     old_policy: Literal["trainer", "engine"] = "trainer"
 
 
-Loss = Annotated[IcePopLoss | TisLoss | GrpoLoss, Field(discriminator="name")]
+class KPopLoss(StrictModel):
+    """KPop (arXiv 2606.15079, section 3.2.3): a token is kept only if the binary KL of its probability is at most phi
+    in both directions, train to infer and infer to train.
+
+    The report says what is masked; that k stays the weight of a kept token, as in IcePop, is our choice. phi 2.0 is the
+    value of AReaL's example, the report's own is unpublished.
+    """
+
+    name: Literal["kpop"] = "kpop"
+    phi: float = Field(default=2.0, gt=0, description="Largest binary KL, in nats")
+    clip_epsilon: float = Field(default=0.2, gt=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
+
+
+class GspoLoss(StrictModel):
+    """GSPO (arXiv 2507.18071, eq. 5-7): one ratio per response, the geometric mean of its tokens', clipped as one.
+
+    Clipping bounds are the paper's section 5.1: 3e-4 below, 4e-4 above.
+    """
+
+    name: Literal["gspo"] = "gspo"
+    clip_low: float = Field(default=3e-4, gt=0)
+    clip_high: float = Field(default=4e-4, gt=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
+
+
+class DrGrpoLoss(StrictModel):
+    """Dr.GRPO (arXiv 2503.20783): neither the response's length nor the group's deviation divides.
+
+    Advantages are R - mean(R); every response is divided by one constant, `length`, the generation budget
+    (rollout.max_new_tokens) when absent.
+    """
+
+    name: Literal["dr-grpo"] = "dr-grpo"
+    clip_epsilon: float = Field(default=0.2, gt=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
+    length: int | None = Field(default=None, ge=1, description="Constant divisor of every response, in tokens")
+
+
+class C3poLoss(StrictModel):
+    """C3PO (Ring-lite, arXiv 2506.14731, eq. 2-3): whole responses in order until the budget is reached, divided by it.
+
+    The divisor is `token_budget` whatever the step's lengths are, so the size of a step never follows them. What comes
+    after the response that reaches the budget is not trained on, and counted. Ring-lite: 409,600 tokens, KL 1e-3.
+    """
+
+    name: Literal["c3po"] = "c3po"
+    token_budget: int = Field(ge=1, description="Phi, response tokens of one step")
+    clip_epsilon: float = Field(default=0.2, gt=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
+
+
+Loss = Annotated[
+    IcePopLoss | TisLoss | GrpoLoss | KPopLoss | GspoLoss | DrGrpoLoss | C3poLoss, Field(discriminator="name")
+]
 
 
 class RolloutConfig(StrictModel):
+    """Sampling, and when a step has enough of it (components.rl.scheduler).
+
+    synchronous: a step draws its prompts and waits for the last response.
+    c3po++ (arXiv 2510.18855, 2.3.3): a step ends at a token budget; unfinished rollouts go on under the next weights.
+        The report publishes neither budget nor retention.
+    async: engines decode while the learner updates; no trained token is older than max_staleness steps.
+    With max_staleness 0 (and c3po++ without a budget) all three train on the same batches.
+    """
+
+    mode: Literal["synchronous", "c3po++", "async"] = "synchronous"
     prompts_per_step: int = Field(ge=1)
     group_size: int = Field(ge=2, description="Responses per prompt")
     max_new_tokens: int = Field(ge=1)
@@ -50,6 +114,24 @@ class RolloutConfig(StrictModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     engine_dtype: Literal["float32", "bfloat16"] = "float32"
     oversample: float = Field(default=1.0, ge=1, description="Prompts sampled per step over prompts trained per step")
+    max_staleness: int = Field(default=0, ge=0, description="Steps a rollout may be carried over (retention, sigma)")
+    token_budget: int | None = Field(default=None, ge=1, description="c3po++: response tokens that end a step (Phi)")
+    budget_counts: Literal["finished", "generated"] = Field(
+        default="finished", description="c3po++: tokens of responses that ended (algorithm 1), or all drawn tokens"
+    )
+    overdue: Literal["purge", "wait"] = Field(default="purge", description="c3po++: what happens to the too old")
+    max_purges: int = Field(default=3, ge=0, description="c3po++: how often a prompt is drawn again after a purge")
+    pool: int | None = Field(default=None, ge=1, description="Unfinished rollouts handed to the engines (Omega)")
+
+    @model_validator(mode="after")
+    def _mode_has_what_it_needs(self) -> Self:
+        if self.mode == "synchronous" and (self.max_staleness or self.token_budget or self.pool):
+            raise ValueError("max_staleness, token_budget and pool need mode c3po++ or async")
+        if self.mode == "c3po++" and self.max_staleness and not self.token_budget:
+            raise ValueError("mode c3po++ with max_staleness > 0 needs a token_budget: nothing else ends a step early")
+        if self.mode == "async" and (self.token_budget or self.oversample != 1.0):
+            raise ValueError("mode async takes prompts_per_step groups a step: no token_budget, no oversample")
+        return self
 
 
 class GuardConfig(StrictModel):

@@ -25,12 +25,15 @@ class GroupAdvantages:
     informative: bool
 
 
-def group_advantages(rewards: Sequence[float | None]) -> GroupAdvantages:
-    """Advantages of one prompt's responses. rewards: None where the verifier failed. Deviation over the group."""
+def group_advantages(rewards: Sequence[float | None], by_deviation: bool = True) -> GroupAdvantages:
+    """Advantages of one prompt's responses. rewards: None where the verifier failed.
+
+    by_deviation: divide by the group's deviation; False leaves R - mean(R), as Dr.GRPO does (arXiv 2503.20783).
+    """
     known = np.array([reward for reward in rewards if reward is not None], dtype=np.float64)
     if known.size < 2 or np.ptp(known) < EQUAL_REWARDS:
         return GroupAdvantages(tuple(None if reward is None else 0.0 for reward in rewards), informative=False)
-    mean, deviation = known.mean(), known.std()
+    mean, deviation = known.mean(), known.std() if by_deviation else 1.0
     return GroupAdvantages(
         tuple(None if reward is None else float((reward - mean) / deviation) for reward in rewards), informative=True
     )

@@ -4,7 +4,8 @@ The objective is a mean over prompts of a mean over the group of a mean over the
 2510.18855, eq. 1). The expectation is over prompts as they are drawn, so a group without signal adds zero to the sum
 and still counts in the mean: N is every response of the step that has a reward, filtered ones too. A step with few
 informative groups therefore takes a smaller step and not a louder one. Surplus groups of over-sampling were never part
-of the step. With m minibatches each update averages over N / m responses.
+of the step. With m minibatches each update averages over N / m responses. Objectives that divide by something else say
+so in components.rl.objective.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from components.rewards.types import Reward
-from components.rl.advantages import group_advantages
+from components.rl.advantages import GroupAdvantages, group_advantages
+from components.rl.objective import Divisor, response_mean
 from components.rollout.types import Sample
 from components.training.types import PolicySequence
 from components.training.types import Sequence as TokenSequence
@@ -52,22 +54,33 @@ class Selection:
     group_sizes: responses of each trained group, for cutting minibatches between groups.
     counted: N, the responses the step's mean is over.
     outcomes: prompt -> what the ledger shall record, in draw order.
+    over_budget: responses left out because the token budget was reached before them.
     """
 
     trained: list[tuple[Sample, float]]
     group_sizes: list[int]
     counted: int
     outcomes: list[tuple[int, str]]
+    over_budget: int = 0
 
 
-def select(groups: Sequence[Group], wanted: int) -> Selection:
-    """Takes the first `wanted` informative groups in draw order; drops groups of equal rewards and masks errors."""
+def select(
+    groups: Sequence[Group],
+    wanted: int,
+    advantages: Callable[[Sequence[float | None]], GroupAdvantages] = group_advantages,
+    token_budget: int | None = None,
+) -> Selection:
+    """Takes the first `wanted` informative groups in draw order; drops groups of equal rewards and masks errors.
+
+    token_budget: whole responses are taken in order while fewer tokens than this were taken (arXiv 2506.14731, eq. 3).
+    """
     trained: list[tuple[Sample, float]] = []
     sizes: list[int] = []
     outcomes: list[tuple[int, str]] = []
-    counted = 0
+    counted = taken = over_budget = 0
     for group in groups:
-        if len(sizes) == wanted:
+        if len(sizes) == wanted or (token_budget is not None and taken >= token_budget):
+            over_budget += len(group.samples) if len(sizes) < wanted else 0
             outcomes.append((group.prompt, "surplus"))
             continue
         values = [reward.value for reward in group.rewards]
@@ -75,7 +88,7 @@ def select(groups: Sequence[Group], wanted: int) -> Selection:
         if all(value is None for value in values):
             outcomes.append((group.prompt, "failed"))
             continue
-        result = group_advantages(values)
+        result = advantages(values)
         if not result.informative:
             outcomes.append((group.prompt, "filtered"))
             continue
@@ -84,10 +97,25 @@ def select(groups: Sequence[Group], wanted: int) -> Selection:
             for sample, advantage in zip(group.samples, result.advantages, strict=True)
             if advantage is not None
         ]
+        if token_budget is not None:
+            before = len(members)
+            members = _within(members, token_budget - taken)
+            taken += sum(len(sample.tokens) for sample, _ in members)
+            over_budget += before - len(members)
         trained += members
         sizes.append(len(members))
         outcomes.append((group.prompt, "trained"))
-    return Selection(trained, sizes, counted, outcomes)
+    return Selection(trained, sizes, counted, outcomes, over_budget)
+
+
+def _within(members: list[tuple[Sample, float]], budget: int) -> list[tuple[Sample, float]]:
+    """Members in order up to and with the one that reaches the budget."""
+    taken = 0
+    for at, (sample, _) in enumerate(members):
+        taken += len(sample.tokens)
+        if taken >= budget:
+            return members[: at + 1]
+    return members
 
 
 def token_sequence(sample: Sample) -> TokenSequence:
@@ -103,6 +131,7 @@ def policy_sequences(
     old_logprobs: Sequence[np.ndarray],
     reference_logprobs: Sequence[np.ndarray] | None,
     minibatches: int,
+    divisor: Divisor = response_mean,
 ) -> list[list[PolicySequence]]:
     """The step's minibatches, cut between groups; at most `minibatches` of them, none empty.
 
@@ -111,7 +140,6 @@ def policy_sequences(
     if not selection.trained:
         return []
     count = min(minibatches, len(selection.group_sizes))
-    per_update = selection.counted / count
     sequences = []
     for i, (sample, advantage) in enumerate(selection.trained):
         plain, length = token_sequence(sample), len(sample.tokens)
@@ -125,7 +153,7 @@ def policy_sequences(
                 if reference_logprobs is None
                 else np.asarray(reference_logprobs[i], dtype=np.float32),
                 advantages=np.full(length, advantage, dtype=np.float32),
-                weights=np.full(length, 1.0 / (length * per_update), dtype=np.float32),
+                weights=np.full(length, 1.0 / divisor(length, selection.counted, count), dtype=np.float32),
             )
         )
     ends = np.cumsum(selection.group_sizes)
@@ -152,6 +180,7 @@ def rollout_metrics(groups: Sequence[Group], selection: Selection, domain_of: Ca
         "groups/filtered": float(outcomes.count("filtered")),
         "groups/surplus": float(outcomes.count("surplus")),
         "groups/failed": float(outcomes.count("failed")),
+        "rollout/over_budget": float(selection.over_budget),
     }
     if known:
         metrics["reward/mean"] = float(np.mean(known))

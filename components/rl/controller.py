@@ -1,12 +1,13 @@
 """The RL loop on one page: sample, score, select, old log-probs, guard, update, publish, checkpoint.
 
-Synchronous: a step's responses are all drawn by the weights it starts from. Every seed is derived from (stage seed,
-node, step, prompt, member) and the ledger's order from (seed, epoch), so nothing but the resume point is needed to go
-on, and a run that was killed and resumed equals one that was not (bit for bit in float32 on CPU).
+Where a step's groups come from is the collector's affair (components.rl.collect): drawn by the weights the step starts
+from, carried over from earlier ones, or drawn while the learner updates. Every seed is derived from (stage seed, node,
+step, prompt, member) and the ledger's order from (seed, epoch), so nothing but the resume point is needed to go on, and
+a synchronous or C3PO++ run that was killed and resumed equals one that was not (bit for bit in float32 on CPU).
 
-One log-prob is computed twice on purpose: the engine's, when it drew the token, and the trainer's, with the same
-weights at the start of the step. Their difference is the train-inference mismatch that the loss corrects (IcePop) and
-the guard watches; taking the one for the other hides it.
+One log-prob is computed twice on purpose: the engine's, when it drew the token, and the trainer's, at the start of the
+step with the weights then, which are the engine's unless the token was carried over. Their difference is the
+train-inference mismatch that the loss corrects (IcePop) and the guard watches; taking the one for the other hides it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
 
@@ -28,13 +26,15 @@ import numpy as np
 from components.artifacts.context import StageContext
 from components.failures import BadInput, Diverged
 from components.recipe.rl import RlPhase
-from components.rewards.types import Reward, RewardRequest, Scorer
+from components.rewards.types import Scorer
 from components.rl.batch import Group, Prompt, policy_sequences, rollout_metrics, select, token_sequence
+from components.rl.collect import Collector, Engines, Sources, Stopwatch, staleness_metrics
 from components.rl.guard import Guard, Verdict
 from components.rl.ledger import PromptMixture
-from components.rl.losses import correction_of, policy_loss
 from components.rl.mismatch import mismatch_report, update_report
-from components.rollout.types import Sample, SampleRequest, Sampling
+from components.rl.objective import objective_of
+from components.rl.partial import open_collector
+from components.rollout.types import Sampling
 from components.training.types import PolicyLoss, PolicySequence
 from components.training.types import Sequence as TokenSequence
 
@@ -57,16 +57,6 @@ class Learners(Protocol):
     def load_resume(self, directory: Path) -> None: ...
 
 
-class Engines(Protocol):
-    """What the loop needs of the sampler (components.rollout.group.EngineGroup)."""
-
-    def publish(self, version: int, weights: Mapping[str, np.ndarray]) -> str: ...
-
-    def stream(
-        self, requests: Sequence[SampleRequest], sampling: Sampling
-    ) -> Iterator[tuple[list[int], list[Sample]]]: ...
-
-
 @dataclass
 class RlSummary:
     """steps: trained. first and last: mean reward over the first and the last tenth of the steps (at least one)."""
@@ -76,21 +66,6 @@ class RlSummary:
     reward_last: float
     outcomes: dict[str, int]
     warnings: list[str] = field(default_factory=list)
-
-
-class Stopwatch:
-    """Seconds of a step by what they were spent on."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
 
 def train_rl(
@@ -124,8 +99,11 @@ def train_rl(
         )
     if config.loss.kl_coefficient > 0 and reference is None:
         raise BadInput("a KL coefficient needs a reference policy", where=f"{config.name}.loss.kl_coefficient")
-    loss, correction, guard = policy_loss(config.loss), correction_of(config.loss), Guard(config.guard)
+    objective, guard = objective_of(config.loss, config.rollout.max_new_tokens), Guard(config.guard)
     journal = Journal(context)
+    rollout = config.rollout
+    sampling = Sampling(rollout.temperature, rollout.top_p, rollout.max_new_tokens, stop_token_ids)
+    collector = open_collector(Sources(context, engines, scorer, prompts, mixture, config, sampling, decode))
     start, version = 0, 0
     if (point := context.resume.latest()) is not None:
         start, version = point.step, point.state["version"]
@@ -133,34 +111,33 @@ def train_rl(
         guard.load_state_dict(point.state["guard"])
         learners.load_resume((point.path / "learner").absolute())
         journal.restore(point.path, point.state["warnings"])
+        collector.restore(point.path)
     engines.publish(version, learners.weights())
-    rollout = config.rollout
-    sampling = Sampling(rollout.temperature, rollout.top_p, rollout.max_new_tokens, stop_token_ids)
 
     for step in range(start, config.steps):
         context.check()
         clock, started = Stopwatch(), time.monotonic()
-        drawn = mixture.draw(round(rollout.prompts_per_step * rollout.oversample))
-        groups = collect(context, engines, scorer, prompts, drawn, config, sampling, decode, step, clock)
-        selection = select(groups, rollout.prompts_per_step)
-        metrics = rollout_metrics(groups, selection, lambda index: prompts[index].domain)
+        groups = collector.collect(step, clock)
+        selection = select(groups, collector.wanted(groups), objective.advantages, objective.token_budget)
+        metrics = rollout_metrics(groups, selection, lambda index: prompts[index].domain) | collector.metrics()
+        samples = [sample for sample, _ in selection.trained]
 
-        sequences = [token_sequence(sample) for sample, _ in selection.trained]
-        with clock("old_logprobs"):
-            old = [logprobs for logprobs, _ in learners.logprobs(sequences)] if sequences else []
-            references = reference(sequences) if reference is not None and sequences else None
-        if sequences:
-            behaviour = np.concatenate([sample.logprobs for sample, _ in selection.trained])
-            metrics |= mismatch_report(np.concatenate(old), behaviour, correction)
-        journal.judge(step, guard.observe(metrics), metrics)
+        with collector.decoding():
+            with clock("old_logprobs"):
+                sequences = [token_sequence(sample) for sample in samples]
+                old = [logprobs for logprobs, _ in learners.logprobs(sequences)] if sequences else []
+                references = reference(sequences) if reference is not None and sequences else None
+            if sequences:
+                behaviour = np.concatenate([sample.logprobs for sample in samples])
+                metrics |= mismatch_report(np.concatenate(old), behaviour, objective.correction)
+                metrics |= staleness_metrics(samples, version, np.concatenate(old), behaviour)
+            journal.judge(step, guard.observe(metrics), metrics)
 
-        with clock("update"):
-            updates = [
-                learners.policy_step(minibatch, loss)
-                for minibatch in policy_sequences(selection, old, references, config.minibatches)
-            ]
-        metrics |= summarise(updates)
-        journal.judge(step, guard.observe_update(metrics), metrics)
+            with clock("update"):
+                minibatches = policy_sequences(selection, old, references, config.minibatches, objective.divisor)
+                updates = [learners.policy_step(minibatch, objective.loss) for minibatch in minibatches]
+            metrics |= summarise(updates)
+            journal.judge(step, guard.observe_update(metrics), metrics)
         with clock("exchange"):
             if updates:
                 version += 1
@@ -174,78 +151,12 @@ def train_rl(
         journal.record(step, metrics)
         if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
             with clock("checkpoint"):
-                journal.checkpoint(step + 1, learners, version, mixture, guard)
+                journal.checkpoint(step + 1, learners, version, mixture, guard, collector)
         total = time.monotonic() - started
         context.metrics({f"time/{name}_s": seconds for name, seconds in clock.seconds.items()}, step)
         context.metrics({"time/step_s": total, "rollout/tokens_per_s": metrics["rollout/tokens"] / total}, step)
         context.progress(step + 1, config.steps, f"reward {metrics.get('reward/mean', float('nan')):.3f}")
     return journal.summary(config.steps, mixture)
-
-
-def collect(
-    context: StageContext,
-    engines: Engines,
-    scorer: Scorer,
-    prompts: Sequence[Prompt],
-    drawn: Sequence[int],
-    config: RlPhase,
-    sampling: Sampling,
-    decode: Callable[[list[int]], str],
-    step: int,
-    clock: Stopwatch,
-) -> list[Group]:
-    """The groups of a step. What one engine has finished is scored while the others still decode."""
-    size = config.rollout.group_size
-    requests = [
-        SampleRequest(
-            request_id=f"{step}/{prompts[index].id}/{member}",
-            prompt=prompts[index].tokens,
-            seed=derive_seed(context.seed, context.node, step, prompts[index].id, member),
-        )
-        for index in drawn
-        for member in range(size)
-    ]
-    samples: dict[int, Sample] = {}
-    rewards: dict[int, Reward] = {}
-
-    def score(indices: list[int]) -> list[Reward]:
-        batch = []
-        for i in indices:
-            prompt = prompts[drawn[i // size]]
-            batch.append(
-                RewardRequest(
-                    request_id=requests[i].request_id,
-                    prompt=prompt.text,
-                    response=decode(samples[i].tokens),
-                    verifier=prompt.verifier,
-                    truncated=samples[i].finish == "length",
-                )
-            )
-        return scorer.score(batch, config.reward_timeout_s)
-
-    with ThreadPoolExecutor(1, thread_name_prefix="score") as pool:
-        waiting = []
-        with clock("rollout"):
-            for indices, finished in engines.stream(requests, sampling):
-                samples |= dict(zip(indices, finished, strict=True))
-                waiting.append((indices, pool.submit(score, indices)))
-        with clock("reward"):
-            for indices, scored in waiting:
-                rewards |= dict(zip(indices, scored.result(), strict=True))
-    return [
-        Group(
-            prompt=index,
-            samples=tuple(samples[i] for i in range(at * size, (at + 1) * size)),
-            rewards=tuple(rewards[i] for i in range(at * size, (at + 1) * size)),
-        )
-        for at, index in enumerate(drawn)
-    ]
-
-
-def derive_seed(seed: int, *parts: int | str) -> int:
-    """A 63-bit seed from the stage's seed and a path of names; independent of process, order and time."""
-    text = "/".join(str(part) for part in (seed, *parts))
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def summarise(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -324,12 +235,21 @@ class Journal:
                     }
                     stream.write(json.dumps(record, default=str) + "\n")
 
-    def checkpoint(self, step: int, learners: Learners, version: int, mixture: PromptMixture, guard: Guard) -> None:
+    def checkpoint(
+        self,
+        step: int,
+        learners: Learners,
+        version: int,
+        mixture: PromptMixture,
+        guard: Guard,
+        collector: Collector,
+    ) -> None:
         """Saves everything the loop needs to go on at `step`."""
         directory = self.context.scratch / "resume"
         shutil.rmtree(directory, ignore_errors=True)
         (directory / "learner").mkdir(parents=True)
         learners.save_resume((directory / "learner").absolute())
+        collector.save(directory)
         shutil.copytree(self.rollouts, directory / "rollouts")
         shutil.copy(self.file, directory / "metrics.jsonl")
         state = {"version": version, "ledger": mixture.state_dict(), "guard": guard.state_dict()}

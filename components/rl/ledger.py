@@ -2,7 +2,7 @@
 
 The order of an epoch is a permutation drawn from (seed, epoch) alone, so the state is three numbers and the record of
 what became of every prompt. Nothing is drawn twice in an epoch and nothing is lost: drawn = trained + filtered +
-surplus + failed + in flight at any time, and an epoch ends only when every prompt was drawn.
+surplus + failed + purged + in flight at any time, and an epoch ends only when every prompt was drawn.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from components.failures import BadInput, IntegrityError
 
 # filtered: all rewards of the group were equal. surplus: over-sampled and not needed. failed: no reward was to be had.
-Outcome = Literal["trained", "filtered", "surplus", "failed"]
+# purged: too old to be trained on, as often as the scheduler allows.
+Outcome = Literal["trained", "filtered", "surplus", "failed", "purged"]
 
 
 class PromptLedger:

@@ -41,12 +41,14 @@ def mismatch_sums(log_k: Tensor, correction: Tensor, entropy: Tensor) -> tuple[d
 
 
 def mismatch_report(
-    old_logprobs: np.ndarray, behaviour_logprobs: np.ndarray, correction: Callable[[Tensor], Tensor]
+    old_logprobs: np.ndarray, behaviour_logprobs: np.ndarray, correction: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, float]:
     """Metrics of a whole step, before any update. Both arrays: [tokens], all trained responses one after another."""
-    log_k = torch.from_numpy(np.asarray(old_logprobs, np.float32) - np.asarray(behaviour_logprobs, np.float32))
+    behaviour = torch.from_numpy(np.array(behaviour_logprobs, np.float32))
+    log_k = torch.from_numpy(np.asarray(old_logprobs, np.float32) - behaviour.numpy())
     finite = torch.isfinite(log_k)
-    weight = torch.where(finite, correction(torch.where(finite, log_k, 0.0)), 0.0)
+    known = [torch.where(finite, values, 0.0) for values in (log_k, behaviour)]
+    weight = torch.where(finite, correction(*known), 0.0)
     sums, maxima = mismatch_sums(log_k, weight, torch.zeros_like(log_k))
     total = {name: float(value) for name, value in sums.items()}
     n = max(total["tokens"], 1.0)

@@ -22,7 +22,8 @@ import numpy as np
 
 from components.failures import BadInput, DeadlineExceeded, IntegrityError
 from components.rollout.exchange import WeightLayout, unpack, verify
-from components.rollout.types import Sample, SampleRequest, Sampling
+from components.rollout.partial import PartialDecoder, check_fits, drawn_logprobs, sampling_arguments
+from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
 
 # vLLM reads these when it is imported. `nobind`: the process was pinned to its core before (components.cluster.worker).
 ENVIRONMENT = {
@@ -81,15 +82,18 @@ class Engine:
             disable_log_stats=True,
         )
         self._engine = self._llm.llm_engine
+        self._partial = PartialDecoder(self._engine, max_model_len)
 
     def load_weights(self, version: int, expected: str, layout: WeightLayout, buffer: np.ndarray) -> tuple[int, str]:
         """Takes new weights and returns (version, checksum) as this engine has them.
 
         Raises:
-            IntegrityError: the bytes are not those `expected` was computed over. The engine then admits no request,
-                since the sender believes it holds weights that it does not.
+            IntegrityError: the bytes are not those `expected` was computed over, or vLLM kept its prefix cache. The
+                engine then admits no request, since the sender believes it holds weights that it does not.
         """
         self.version = self.checksum = None
+        # Running requests hold keys and values of the old weights: they end here and are taken up again from tokens.
+        self._partial.pause()
         verify(expected, layout, buffer, "engine")
         import torch
 
@@ -98,7 +102,8 @@ class Engine:
         named = ((name, torch.from_numpy(array)) for name, array in unpack(layout, writable.numpy()))
         self._forget_packed_experts()
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
-        self._engine.reset_prefix_cache()
+        if not self._engine.reset_prefix_cache():
+            raise IntegrityError("vLLM kept its prefix cache: keys and values of other weights would be reused")
         self.version, self.checksum = version, expected
         return version, expected
 
@@ -120,29 +125,14 @@ class Engine:
         from vllm.inputs import TokensPrompt
 
         self._admit(version)
+        self._partial.pause()
         for request in requests:
-            if len(request.prompt) + sampling.max_new_tokens > self.max_model_len:
-                raise BadInput(
-                    f"prompt of {len(request.prompt)} tokens plus {sampling.max_new_tokens} new ones exceeds the "
-                    f"context of {self.max_model_len}",
-                    where=f"request {request.request_id}",
-                    remedy="Lower max_new_tokens, drop long prompts, or raise model.max_position",
-                )
+            check_fits(request, sampling, self.max_model_len)
         for index, request in enumerate(requests):
             self._engine.add_request(
                 str(index),
                 TokensPrompt(prompt_token_ids=list(request.prompt)),
-                SamplingParams(
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    max_tokens=sampling.max_new_tokens,
-                    stop_token_ids=list(sampling.stop_token_ids),
-                    ignore_eos=True,
-                    seed=request.seed,
-                    logprobs=0,
-                    flat_logprobs=True,
-                    detokenize=False,
-                ),
+                SamplingParams(**sampling_arguments(request, sampling)),
             )
         finished = self._drain(len(requests), deadline_s)
         samples = []
@@ -154,12 +144,29 @@ class Engine:
                     request_id=request.request_id,
                     prompt=request.prompt,
                     tokens=tokens,
-                    logprobs=_drawn_logprobs(output.logprobs, tokens),
+                    logprobs=drawn_logprobs(output.logprobs, tokens),
                     finish="stop" if output.finish_reason == "stop" else "length",
                     version=version,
                 )
             )
         return samples
+
+    def advance(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, version: int, until: Until, deadline_s: float
+    ) -> list[Progress]:
+        """Decodes the requests on, in their order as places get free, and returns what is new (see PartialDecoder).
+
+        Raises:
+            IntegrityError: this engine does not hold `version`.
+            BadInput: a prompt and its answer do not fit max_model_len.
+            DeadlineExceeded: `until` was not reached after `deadline_s`; all requests are aborted.
+        """
+        self._admit(version)
+        return self._partial.advance(requests, sampling, version, until, deadline_s)
+
+    def pause(self) -> None:
+        """Ends what `advance` left running; its tokens were all returned."""
+        self._partial.pause()
 
     def score(
         self, sequences: Sequence[tuple[Sequence[int], int]], version: int, deadline_s: float
@@ -169,6 +176,7 @@ class Engine:
         from vllm.inputs import TokensPrompt
 
         self._admit(version)
+        self._partial.pause()
         for index, (tokens, _) in enumerate(sequences):
             if len(tokens) >= self.max_model_len:
                 raise BadInput(f"{len(tokens)} tokens leave no room in {self.max_model_len}", where=f"sequence {index}")
@@ -212,14 +220,3 @@ class Engine:
                     module.quant_method.moe_kernel = None
 
         self._llm.apply_model(forget)
-
-
-def _drawn_logprobs(logprobs: Any, tokens: list[int]) -> list[float]:
-    """The log-prob of each drawn token. vLLM's flat form holds the drawn token first at every position."""
-    values = []
-    for position, token in enumerate(tokens):
-        start = logprobs.start_indices[position]
-        if logprobs.token_ids[start] != token:
-            raise IntegrityError(f"vLLM's log-prob at position {position} is not for the drawn token {token}")
-        values.append(float(logprobs.logprobs[start]))
-    return values

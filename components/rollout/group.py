@@ -8,6 +8,7 @@ version only after every engine has answered with that version and the checksum 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.rollout.engine import ENVIRONMENT
 from components.rollout.exchange import checksum, pack
-from components.rollout.types import Sample, SampleRequest, Sampling
+from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
 
 
 def warm_engines(model: ModelConfig, dtype: str, execution: ExecutionConfig) -> EngineGroup:
@@ -120,6 +121,32 @@ class EngineGroup:
         # The engine stops itself at the deadline and stays usable; the group's own deadline is for a hung process.
         for rank, drawn in self.workers.each_as_done("generate", arguments, deadline_s + 30):
             yield shares[rank], drawn
+
+    def advance(
+        self,
+        requests: Sequence[SampleRequest],
+        homes: Sequence[int],
+        sampling: Sampling,
+        until: Until,
+        deadline_s: float | None = None,
+    ) -> list[Progress]:
+        """Decodes the requests on and returns what is new, rank by rank; see Engine.advance.
+
+        homes: a number per request; the engine is that number modulo the engines, so a paused request finds its own.
+        until: `tokens` of all engines together, split by the requests each has; an engine without any is left alone.
+        """
+        count, deadline_s = self.workers.world, deadline_s or self.execution.step_deadline_s
+        shares = [[r for r, home in zip(requests, homes, strict=True) if home % count == rank] for rank in range(count)]
+        arguments = []
+        for share in shares:
+            tokens = None if until.tokens is None else -(-until.tokens * len(share) // max(len(requests), 1))
+            arguments.append((share, sampling, self._published(), replace(until, tokens=tokens), deadline_s))
+        answers = self.workers.call_each("advance", arguments, deadline_s + 30)
+        return [progress for answer in answers for progress in answer]
+
+    def pause(self, deadline_s: float | None = None) -> None:
+        """Ends what `advance` left running on the engines; its tokens were all returned."""
+        self.workers.call("pause", deadline_s=deadline_s or self.execution.step_deadline_s)
 
     def score(
         self, sequences: Sequence[tuple[Sequence[int], int]], deadline_s: float | None = None

@@ -1,4 +1,4 @@
-"""Benchmarks, one module each: `run() -> Bench`. `ringflow bench NAME` prints a table or one JSON object.
+"""Benchmarks, one module each: `run(**options) -> Bench`. `ringflow bench NAME` prints a table or one JSON object.
 
 A figure is measured several times and given as median with its range; `setup` says on what.
 """
@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,26 @@ def names() -> list[str]:
     return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
 
 
-def load(name: str) -> Callable[[], Bench]:
+def load(name: str) -> Callable[..., Bench]:
     """The benchmark of this name. Raises BadInput that lists the names."""
     if name not in names():
         raise BadInput(f"no benchmark is called {name!r}", remedy=f"Benchmarks: {', '.join(names())}")
     return import_module(f"flows.bench.{name}").run
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Runs a benchmark: {bench, figures: {name: {value, unit, low, high}}, setup, commit}."""
-    bench = load(name)()
+def measure(name: str, **options: Any) -> dict[str, Any]:
+    """Runs a benchmark: {bench, figures: {name: {value, unit, low, high}}, setup, commit}.
+
+    options: arguments of its `run`; those that are None are left out.
+    Raises:
+        BadInput: the benchmark has no such option.
+    """
+    run, given = load(name), {key: value for key, value in options.items() if value is not None}
+    accepted = list(signature(run).parameters)
+    for key in given:
+        if key not in accepted:
+            raise BadInput(f"bench {name} has no option {key!r}", remedy=f"It takes: {', '.join(accepted) or 'none'}")
+    bench = run(**given)
     machine = {"cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(), "python": platform.python_version()}
     return {
         "bench": name,

@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def bench(
         name: Annotated[str | None, typer.Argument(help="Which benchmark; the list of names when absent.")] = None,
+        steps: Annotated[int | None, typer.Option(help="Steps to measure, where a benchmark has them.")] = None,
         json_: JsonOption = False,
     ) -> None:
         """Measure one part on this machine."""
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
             from flows.cli import stack
 
             stack.ensure()
-        measured = registry.measure(name)
+        measured = registry.measure(name, steps=steps)
         if json_:
             print_json(measured)
             return

@@ -20,7 +20,8 @@ from components.recipe.rl import GuardConfig, IcePopLoss, RlPhase, RolloutConfig
 from components.recipe.training import OptimiserConfig
 from components.rewards.types import Reward
 from components.rl.batch import Prompt
-from components.rl.controller import derive_seed, train_rl
+from components.rl.collect import derive_seed
+from components.rl.controller import train_rl
 from components.rl.ledger import PromptMixture
 from components.rollout.engine import Engine
 from components.rollout.exchange import checksum, pack
@@ -45,6 +46,12 @@ class LocalEngines:
 
     def stream(self, requests, sampling):
         yield list(range(len(requests))), self.engine.generate(requests, sampling, self.version, DEADLINE_S)
+
+    def advance(self, requests, homes, sampling, until):
+        return self.engine.advance(requests, sampling, self.version, until, DEADLINE_S)
+
+    def pause(self):
+        self.engine.pause()
 
 
 class StaleEngines(LocalEngines):

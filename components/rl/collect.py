@@ -1,0 +1,196 @@
+"""Where a step's groups come from: one collector per rollout mode, all scored the same way.
+
+The synchronous collector draws a step's prompts and waits for all of them. The others are in components.rl.partial.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from components.artifacts.context import StageContext
+from components.recipe.rl import RlPhase, RolloutConfig
+from components.rewards.types import Reward, RewardRequest, Scorer
+from components.rl.batch import Group, Prompt
+from components.rl.ledger import PromptMixture
+from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
+
+
+class Engines(Protocol):
+    """What the loop needs of the sampler (components.rollout.group.EngineGroup)."""
+
+    def publish(self, version: int, weights: Mapping[str, np.ndarray]) -> str: ...
+
+    def stream(
+        self, requests: Sequence[SampleRequest], sampling: Sampling
+    ) -> Iterator[tuple[list[int], list[Sample]]]: ...
+
+    def advance(
+        self, requests: Sequence[SampleRequest], homes: Sequence[int], sampling: Sampling, until: Until
+    ) -> list[Progress]: ...
+
+    def pause(self) -> None: ...
+
+
+class Collector(Protocol):
+    """Gathers the groups of one step after another."""
+
+    def collect(self, step: int, clock: Stopwatch) -> list[Group]:
+        """The scored groups of this step, in draw order, drawn by the published weights (and earlier ones)."""
+
+    def wanted(self, groups: Sequence[Group]) -> int:
+        """How many informative groups of the step may be trained on."""
+
+    def decoding(self) -> AbstractContextManager[None]:
+        """Engines may go on decoding inside this block, in which weights must not be published."""
+
+    def metrics(self) -> dict[str, float]:
+        """What the last `collect` did besides its groups."""
+
+    def save(self, directory: Path) -> None:
+        """Writes everything that is carried over to the next step; nothing when nothing is."""
+
+    def restore(self, directory: Path) -> None:
+        """Goes on from what `save` wrote."""
+
+
+class Stopwatch:
+    """Seconds of a step by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What every collector draws from and scores with; fields as the arguments of `train_rl`."""
+
+    context: StageContext
+    engines: Engines
+    scorer: Scorer
+    prompts: Sequence[Prompt]
+    mixture: PromptMixture
+    config: RlPhase
+    sampling: Sampling
+    decode: Callable[[list[int]], str]
+
+    def request(self, name: str, step: int, index: int, member: int) -> SampleRequest:
+        """A fresh request. name: first part of its id. step: the one its prompt was drawn in."""
+        prompt = self.prompts[index]
+        return SampleRequest(
+            request_id=f"{name}/{prompt.id}/{member}",
+            prompt=prompt.tokens,
+            seed=derive_seed(self.context.seed, self.context.node, step, prompt.id, member),
+        )
+
+    def score(self, drawn: Sequence[tuple[int, Sample]]) -> list[Reward]:
+        """Rewards of (prompt index, finished sample), in order."""
+        batch = [
+            RewardRequest(
+                request_id=sample.request_id,
+                prompt=self.prompts[index].text,
+                response=self.decode(sample.tokens),
+                verifier=self.prompts[index].verifier,
+                truncated=sample.finish == "length",
+            )
+            for index, sample in drawn
+        ]
+        return self.scorer.score(batch, self.config.reward_timeout_s)
+
+
+class SynchronousCollector:
+    """A step's responses are all drawn by the weights it starts from; nothing is carried over."""
+
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
+
+    def collect(self, step: int, clock: Stopwatch) -> list[Group]:
+        """The groups of a step. What one engine has finished is scored while the others still decode."""
+        sources = self.sources
+        rollout = sources.config.rollout
+        drawn, size = sources.mixture.draw(prompts_offered(rollout)), rollout.group_size
+        requests = [sources.request(str(step), step, index, member) for index in drawn for member in range(size)]
+        samples: dict[int, Sample] = {}
+        rewards: dict[int, Reward] = {}
+        with ThreadPoolExecutor(1, thread_name_prefix="score") as pool:
+            waiting = []
+            with clock("rollout"):
+                for indices, finished in sources.engines.stream(requests, sources.sampling):
+                    samples |= dict(zip(indices, finished, strict=True))
+                    batch = [(drawn[i // size], samples[i]) for i in indices]
+                    waiting.append((indices, pool.submit(sources.score, batch)))
+            with clock("reward"):
+                for indices, scored in waiting:
+                    rewards |= dict(zip(indices, scored.result(), strict=True))
+        return [
+            Group(
+                prompt=index,
+                samples=tuple(samples[i] for i in range(at * size, (at + 1) * size)),
+                rewards=tuple(rewards[i] for i in range(at * size, (at + 1) * size)),
+            )
+            for at, index in enumerate(drawn)
+        ]
+
+    def wanted(self, groups: Sequence[Group]) -> int:
+        return self.sources.config.rollout.prompts_per_step
+
+    def decoding(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def save(self, directory: Path) -> None:
+        pass
+
+    def restore(self, directory: Path) -> None:
+        pass
+
+
+def prompts_offered(rollout: RolloutConfig) -> int:
+    """Fresh prompts of a step, over-sampling included."""
+    return round(rollout.prompts_per_step * rollout.oversample)
+
+
+def derive_seed(seed: int, *parts: int | str) -> int:
+    """A 63-bit seed from the stage's seed and a path of names; independent of process, order and time."""
+    text = "/".join(str(part) for part in (seed, *parts))
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def staleness_metrics(samples: Sequence[Sample], version: int, old: Any, behaviour: np.ndarray) -> dict[str, float]:
+    """How old the trained tokens are, in versions, and their mismatch apart: fresh tokens show the engine's alone.
+
+    old, behaviour: [tokens] log-probs of all samples one after another; behaviour by the version that drew each token.
+    """
+    ages = np.concatenate([version - np.array(s.versions or [s.version] * len(s.tokens)) for s in samples])
+    if not ages.any():
+        return {}
+    distance = np.abs(np.asarray(old, np.float64) - np.asarray(behaviour, np.float64))
+    known = np.isfinite(distance)
+    report = {
+        "staleness/mean": float(ages.mean()),
+        "staleness/max": float(ages.max()),
+        "staleness/stale_fraction": float((ages > 0).mean()),
+        "staleness/mixed_fraction": float(np.mean([len(set(s.versions or [0])) > 1 for s in samples])),
+    }
+    for name, chosen in (("fresh", known & (ages == 0)), ("stale", known & (ages > 0))):
+        if chosen.any():
+            report[f"mismatch/{name}_mean_abs_dlogp"] = float(distance[chosen].mean())
+    return report
