@@ -30,8 +30,8 @@ class Panel:
 PANELS = (
     Panel("Reward over RL steps", ("reward/mean",), "mean reward"),
     Panel("Loss: pre-training, SFT and reward model", ("loss",), "loss"),
-    Panel("Held-out entropy of SFT checkpoints", ("held_out/entropy",), "nats per token", band=(0.3, 0.5)),
-    Panel("Policy entropy", ("policy/entropy", "entropy"), "nats per token"),
+    Panel("Held-out entropy of SFT checkpoints; green: published", ("held_out/entropy",), "nats", band=(0.3, 0.5)),
+    Panel("Policy entropy over RL steps", ("policy/entropy",), "nats per token"),
     Panel("Mismatch: mean |dlogp|, trainer to engine", ("mismatch/mean_abs_dlogp",), "nats", log=True),
     Panel("Mismatch: max |dlogp|", ("mismatch/max_abs_dlogp",), "nats", log=True),
     Panel("Tokens rejected by the mask, low side", ("mismatch/rejected_low",), "fraction of tokens"),
