@@ -138,6 +138,9 @@ class GuardConfig(StrictModel):
     """Bounds of the mismatch guard. Trouble starts where mean |dlogp| passes about 0.05 (paper, App. C)."""
 
     max_mean_abs_dlogp: float = Field(default=0.05, gt=0)
+    max_stale_mean_abs_dlogp: float = Field(
+        default=0.5, gt=0, description="The same over tokens that older weights drew: what was learned since is in it"
+    )
     max_reward_error_fraction: float = Field(default=0.02, ge=0, le=1)
     patience: int = Field(default=3, ge=1, description="Consecutive violations before the run stops")
 

@@ -60,7 +60,7 @@ class Guard:
         self.violations = dict(state["violations"])
 
     def _fatal(self, metrics: Mapping[str, float]) -> str:
-        mean = metrics.get("mismatch/mean_abs_dlogp", 0.0)
+        mean = _engine_mismatch(metrics)
         if not mean <= BROKEN_MEAN_ABS_DLOGP:
             return (
                 f"mean |log pi_train - log pi_infer| is {mean:.3g}: the engine does not run the trainer's weights "
@@ -71,11 +71,18 @@ class Guard:
     def _violations(self, metrics: Mapping[str, float]) -> dict[str, str]:
         bound = self.config
         seen = {}
-        mean = metrics.get("mismatch/mean_abs_dlogp", 0.0)
+        mean = _engine_mismatch(metrics)
         if mean > bound.max_mean_abs_dlogp:
             seen["mismatch"] = (
                 f"mean |log pi_train - log pi_infer| {mean:.3g} passes {bound.max_mean_abs_dlogp:g} "
-                "(engine precision, staleness or a learning rate too high for it)"
+                "(engine precision, or a learning rate too high for it)"
+            )
+        stale = metrics.get("mismatch/stale_mean_abs_dlogp", 0.0)
+        if stale > bound.max_stale_mean_abs_dlogp:
+            seen["stale mismatch"] = (
+                f"mean |log pi_train - log pi_infer| of tokens drawn by older weights {stale:.3g} passes "
+                f"{bound.max_stale_mean_abs_dlogp:g} (staleness too high for the learning rate, or other weights in "
+                "the engine)"
             )
         errors = metrics.get("reward/error_fraction", 0.0)
         if errors > bound.max_reward_error_fraction:
@@ -84,3 +91,11 @@ class Guard:
                 "(sandbox or verifier broken; failed ones are masked, never scored 0)"
             )
         return seen
+
+
+def _engine_mismatch(metrics: Mapping[str, float]) -> float:
+    """Mean |dlogp| of the tokens that the present weights drew: with older ones among them, what was learned since they
+    were drawn is no fault of the engine. 0 when every token is older."""
+    if "mismatch/stale_mean_abs_dlogp" in metrics:
+        return metrics.get("mismatch/fresh_mean_abs_dlogp", 0.0)
+    return metrics.get("mismatch/mean_abs_dlogp", 0.0)

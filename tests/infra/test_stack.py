@@ -124,7 +124,7 @@ def test_a_killed_server_is_started_again_and_the_others_are_left_alone(stack: S
     before = {service.name: service.pid for service in stack.services}
     os.kill(pid_of(embedded.up(stack.home), "s3"), signal.SIGKILL)
     healed = embedded.up(stack.home)
-    assert healed.started == ["s3"]
+    assert healed.started == ["s3"], healed.notes
     assert healed.environment == stack.environment
     assert {s.name: s.pid for s in healed.services if s.name != "s3"} == {n: p for n, p in before.items() if n != "s3"}
     body = s3_client(stack.environment).get_object(Bucket="ringflow", Key="kept")["Body"].read()

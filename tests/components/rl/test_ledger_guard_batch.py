@@ -170,3 +170,16 @@ def test_preference_prompts_never_reach_the_gold_judge():
     rewards = scorer.score(requests, 1.0)
     assert [reward.verdict for reward in rewards] == ["scored", "correct", "scored"]
     assert rewards[2].value < rewards[0].value == 11.0
+
+
+def test_stale_tokens_have_a_bound_of_their_own():
+    guard = Guard(GuardConfig(patience=2))
+    learned = {
+        "mismatch/mean_abs_dlogp": 0.3,
+        "mismatch/fresh_mean_abs_dlogp": 1e-6,
+        "mismatch/stale_mean_abs_dlogp": 0.4,
+    }
+    assert guard.observe(learned).action == "ok"
+    assert guard.observe(learned | {"mismatch/fresh_mean_abs_dlogp": 0.6}).action == "stop"
+    far = {"mismatch/mean_abs_dlogp": 0.7, "mismatch/stale_mean_abs_dlogp": 0.7}
+    assert [guard.observe(far).action for _ in range(2)] == ["warn", "stop"]
