@@ -50,6 +50,11 @@ class LeaseLost(RingflowError):
     """Another run holds this stage's lease now: this one must stop at once and must not commit."""
 
 
+class LeaseExpired(LeaseLost, InfrastructureError):
+    """The store was out of reach for longer than the lease holds. This attempt stops and must not commit; as nobody is
+    known to have taken the lease, the stage is tried again like after any failure of the machinery."""
+
+
 class IntegrityError(RingflowError):
     """Stored bytes or identity do not match what was recorded: refused with both values shown."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts.fingerprint import canonical_json
+from components.artifacts.spent import spent_on
 
 # hashlib releases the interpreter lock for blocks this large, so threads hash in parallel.
 HASH_THREADS = min(8, (os.cpu_count() or 2) * 2)
@@ -38,6 +39,6 @@ def tree(directory: Path) -> list[str]:
 def tree_digests(directory: Path) -> dict[str, tuple[int, str]]:
     """{relative path: (bytes, sha256)} of every file below `directory`, hashed in parallel."""
     paths = tree(directory)
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
+    with spent_on("hashing"), ThreadPoolExecutor(HASH_THREADS) as pool:
         digests = list(pool.map(lambda path: file_sha256(directory / path), paths))
     return {path: ((directory / path).stat().st_size, digest) for path, digest in zip(paths, digests, strict=True)}

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.artifacts.objects import Objects, Versioned
 from components.artifacts.process import ProcessIdentity, boot_seconds
-from components.failures import DeadlineExceeded, InfrastructureError, IntegrityError, LeaseLost
+from components.failures import DeadlineExceeded, InfrastructureError, IntegrityError, LeaseExpired, LeaseLost
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Lease:
             self._renew()
         except InfrastructureError as error:
             if boot_seconds() - self._renewed > self.ttl_s:
-                raise LeaseLost(self._describe(f"could not be renewed for {self.ttl_s:g} s: {error}")) from error
+                raise LeaseExpired(self._describe(f"could not be renewed for {self.ttl_s:g} s: {error}")) from error
             raise
         if self._lost:
             raise LeaseLost(self._lost)
@@ -225,6 +225,16 @@ class Lease:
 
 def lease_key(project: str, stage: str, fingerprint: str) -> str:
     return f"{project}/{stage}/{fingerprint}/{LEASE_FILE}"
+
+
+def lease_holder(store, project: str, stage: str, fingerprint: str) -> str:
+    """Who works on a fingerprint now, for people to read; empty when nobody does, as far as this machine can know."""
+    key = lease_key(project, stage, fingerprint)
+    current = store.objects.read(key)
+    record = _parse(current, f"{store.objects.url}/{key}") if current else None
+    if record is None or record.released or record.holder.certainly_dead():
+        return ""
+    return f"{record.holder}{f' (run {record.run_id})' if record.run_id else ''}"
 
 
 def _parse(current: Versioned, where: str) -> LeaseRecord:

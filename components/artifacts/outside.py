@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from components.artifacts.digest import HASH_THREADS, file_sha256
 from components.artifacts.objects import open_objects
+from components.artifacts.spent import spent_on
 from components.failures import BadInput
 
 REMEMBERED = "outside.json"
@@ -33,7 +34,7 @@ def outside_digests(uris: Iterable[str], memory: Path) -> dict[str, str]:
     """
     uris = list(dict.fromkeys(uris))
     known = _read(memory / REMEMBERED)
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
+    with spent_on("hashing"), ThreadPoolExecutor(HASH_THREADS) as pool:
         digests = list(pool.map(lambda uri: _digest(uri, known), uris))
     _write(memory / REMEMBERED, known)
     return dict(zip(uris, digests, strict=True))

@@ -42,6 +42,12 @@ def boot_seconds() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
+def process_began() -> float:
+    """When this process started, on the clock of boot_seconds; now, where /proc does not tell."""
+    started = _started(os.getpid())
+    return boot_seconds() if started is None else started / os.sysconf("SC_CLK_TCK")
+
+
 def _machine() -> str:
     """Empty where /proc does not tell: then no process is ever certainly dead."""
     try:

@@ -35,6 +35,7 @@ from components.rl.mismatch import mismatch_report, update_report
 from components.rl.objective import objective_of
 from components.rl.partial import open_collector
 from components.rollout.types import Sampling
+from components.training.probe import Probe, logprob_answer
 from components.training.types import PolicyLoss, PolicySequence
 from components.training.types import Sequence as TokenSequence
 
@@ -100,7 +101,8 @@ def train_rl(
     if config.loss.kl_coefficient > 0 and reference is None:
         raise BadInput("a KL coefficient needs a reference policy", where=f"{config.name}.loss.kl_coefficient")
     objective, guard = objective_of(config.loss, config.rollout.max_new_tokens), Guard(config.guard)
-    journal = Journal(context)
+    probe = Probe([prompt.tokens for prompt in prompts], logprob_answer(learners), context.execution.device)
+    journal = Journal(context, probe)
     rollout = config.rollout
     sampling = Sampling(rollout.temperature, rollout.top_p, rollout.max_new_tokens, stop_token_ids)
     collector = open_collector(Sources(context, engines, scorer, prompts, mixture, config, sampling, decode))
@@ -184,8 +186,8 @@ class Journal:
     """What a run writes down: metrics.jsonl, sample evidence, resume points. Kept in each resume point, so that the
     output of a resumed stage is that of an uninterrupted one."""
 
-    def __init__(self, context: StageContext) -> None:
-        self.context = context
+    def __init__(self, context: StageContext, probe: Probe) -> None:
+        self.context, self.probe = context, probe
         self.file, self.rollouts = context.output / "metrics.jsonl", context.output / "rollouts"
         self.rewards: list[float] = []
         self.warnings: list[str] = []
@@ -249,6 +251,7 @@ class Journal:
         shutil.rmtree(directory, ignore_errors=True)
         (directory / "learner").mkdir(parents=True)
         learners.save_resume((directory / "learner").absolute())
+        self.probe.save(directory)
         collector.save(directory)
         shutil.copytree(self.rollouts, directory / "rollouts")
         shutil.copy(self.file, directory / "metrics.jsonl")
@@ -257,7 +260,8 @@ class Journal:
         shutil.rmtree(directory)
 
     def restore(self, path: Path, warnings: list[str]) -> None:
-        """Takes over what was written before the resume point."""
+        """Takes over what was written before the resume point, once the restored policy proved to be the saved one."""
+        self.probe.check(path, f"{self.context.node} {path.name}")
         self.warnings = list(warnings)
         shutil.copytree(path / "rollouts", self.rollouts, dirs_exist_ok=True)
         shutil.copy(path / "metrics.jsonl", self.file)

@@ -141,10 +141,19 @@ class LearnerGroup:
     # ---- resume
 
     def save_resume(self, directory: str | Path) -> None:
+        """Weights, moments and step count from rank 0, which all ranks share; random states of every rank."""
+        from components.training import rng
+
         self._on_first("save_resume", str(directory))
+        rng.save(Path(directory), self._call("rng_state"))
 
     def load_resume(self, directory: str | Path) -> None:
+        from components.training import rng
+
         self._call("load_resume", str(directory))
+        states = rng.load(Path(directory), self.world)
+        if states:
+            self._call_each("set_rng_state", [(state,) for state in states])
 
     # ---- life
 

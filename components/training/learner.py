@@ -30,6 +30,7 @@ from components.model.tokenizer import load_tokenizer
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.recipe.training import OptimiserConfig
+from components.training import rng
 from components.training.optimiser import FlatAdamW, update_expert_bias
 from components.training.packing import micro_batches, pack
 from components.training.reward_head import RewardModel
@@ -288,7 +289,8 @@ class Learner:
     # ---- resume
 
     def save_resume(self, directory: str | Path) -> None:
-        """Everything the next step depends on, into one file. Ranks are equal: one of them saves."""
+        """Everything of the training state that ranks share, into one file: one of them saves. Random states are each
+        rank's own (`rng_state`)."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         state = {
@@ -297,7 +299,6 @@ class Learner:
             "expert_bias_rate": self.expert_bias_rate,
             "trains_reward": self._trains_reward,
             "lm_head": self.model.output_layer.weight.detach().clone(),
-            "rng": torch.get_rng_state(),
             "spec": self.spec.model_dump_json(),
         }
         torch.save(state, directory / RESUME_FILE)
@@ -326,7 +327,13 @@ class Learner:
             for bias, value in zip(expert_biases(self.model), state["expert_bias"], strict=True):
                 bias.copy_(value)
             self.model.output_layer.weight.copy_(state["lm_head"])
-        torch.set_rng_state(state["rng"].cpu())
+
+    def rng_state(self) -> dict[str, np.ndarray]:
+        """This process's random states (components.training.rng)."""
+        return rng.capture()
+
+    def set_rng_state(self, state: dict[str, np.ndarray]) -> None:
+        rng.restore(state)
 
     # ---- inside
 

@@ -10,7 +10,8 @@ from components.data.schema import PretrainRecord
 from components.recipe.training import PretrainConfig
 from components.training.documents import plan_steps, pretrain_sequences
 from components.training.group import LearnerGroup
-from components.training.loop import restore, run_steps
+from components.training.loop import run_steps
+from components.training.probe import Probe, logprob_answer
 
 
 def train_base(
@@ -26,12 +27,16 @@ def train_base(
     plan = plan_steps(
         [len(document.tokens) for document in documents], config.tokens_per_step, config.steps, context.seed
     )
-    if restore(context, learners) is None:
+
+    def begin() -> None:
         learners.initialise(context.seed)
         learners.configure(config.optimiser, config.steps, config.expert_bias_rate)
+
     last = run_steps(
         context,
         learners,
+        begin=begin,
+        probe=Probe([d.tokens for d in documents], logprob_answer(learners), context.execution.device),
         total=config.steps,
         checkpoint_every=config.checkpoint_every,
         step=lambda index: learners.train_tokens([documents[i] for i in plan[index]], config.sequence_length),

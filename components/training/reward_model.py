@@ -15,7 +15,8 @@ from components.model.tokenizer import encode_prompt, encode_response
 from components.recipe.training import RewardModelConfig
 from components.training.documents import check_dropped, plan_steps
 from components.training.group import LearnerGroup
-from components.training.loop import restore, run_steps
+from components.training.loop import run_steps
+from components.training.probe import Probe, score_answer
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -63,13 +64,17 @@ def train_reward_model(
     pairs, dropped = preference_pairs(records, tokenizer, config.sequence_length, "data/preference.jsonl")
     checks, _ = preference_pairs(held_out, tokenizer, config.sequence_length, "data/preference_heldout.jsonl")
     plan = plan_steps([1] * len(pairs), config.pairs_per_step, config.steps, context.seed)
-    if restore(context, learners) is None:
+
+    def begin() -> None:
         learners.load_hf(model)
         # The router bias keeps the policy's: a few thousand pairs are no reason to move the load balance.
         learners.configure(config.optimiser, config.steps, expert_bias_rate=0.0, reward_head=True)
+
     last = run_steps(
         context,
         learners,
+        begin=begin,
+        probe=Probe([tokens for pair in pairs for tokens in pair], score_answer(learners), context.execution.device),
         total=config.steps,
         checkpoint_every=config.checkpoint_every,
         step=lambda index: learners.train_pairs([pairs[i] for i in plan[index]]),

@@ -20,7 +20,8 @@ from components.data.schema import SftRecord
 from components.recipe.training import SftConfig
 from components.training.documents import plan_steps, sft_sequences
 from components.training.group import LearnerGroup
-from components.training.loop import restore, run_steps
+from components.training.loop import run_steps
+from components.training.probe import Probe, logprob_answer
 from components.training.types import Sequence
 
 HELD_OUT = 64
@@ -47,10 +48,11 @@ def train_sft(
         [len(document.tokens) for document in documents], config.tokens_per_step, config.steps, context.seed
     )
     candidates = context.output / "candidates"
-    if restore(context, learners, keep=candidates) is None:
+    places = candidate_steps(config.steps, config.checkpoints)
+
+    def begin() -> None:
         learners.load_hf(model)
         learners.configure(config.optimiser, config.steps, config.expert_bias_rate)
-    places = candidate_steps(config.steps, config.checkpoints)
 
     def keep_candidate(done: int) -> None:
         if done not in places:
@@ -64,6 +66,8 @@ def train_sft(
     last = run_steps(
         context,
         learners,
+        begin=begin,
+        probe=Probe([d.tokens for d in held_out], logprob_answer(learners), context.execution.device),
         total=config.steps,
         checkpoint_every=config.checkpoint_every,
         step=lambda index: learners.train_tokens([documents[i] for i in plan[index]], config.sequence_length),

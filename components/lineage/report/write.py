@@ -7,6 +7,7 @@ in ten years. Order: did it work, the scores, how training went, where the time 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -22,16 +23,32 @@ STYLE = """<style>
 .error{color:#8a3a00;white-space:pre-wrap}.ci{color:#66748a;font-size:.82rem}
 figure{margin:0}figcaption{font-weight:600;font-size:.92rem;margin:.4rem 0 .1rem}
 </style>"""
+# Where the costs of the run go once they are known: after the page itself was drawn.
+COSTS = "<!-- costs -->"
 DATA_NODES = ("corpus", "decontaminate")
 
 
 def write_report(path: Path, run: RunReport) -> Path:
     """Writes the page and returns its path. Sections without data are left out."""
-    parts = [STYLE, _head(run), _scores(run.scores), _training(run), _stages(run), _data(run), _lineage(run)]
+    parts = [STYLE, _head(run), _scores(run.scores), _training(run), _stages(run), COSTS, _data(run), _lineage(run)]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(f"{run.recipe}: {run.run_name}", "\n".join(part for part in parts if part)), encoding="utf-8")
     return path
+
+
+def add_costs(path: Path, wall_s: float, rows: Sequence[tuple[str, float, float]]) -> None:
+    """Fills in where the time beside the stages' own work went: (part, seconds, share of wall_s), the sum last."""
+    lines = "".join(
+        f'<tr><td>{escape(part)}</td><td class="n">{seconds:.2f} s</td><td class="n">{100 * share:.2f}</td></tr>'
+        for part, seconds, share in rows
+    )
+    table = (
+        f'<h2>Orchestration</h2><p class="muted">Wall time {_duration(wall_s)} without the stages\' own work.</p>'
+        f'<table><tr><th>spent on</th><th class="n">time</th><th class="n">% of wall time</th></tr>{lines}</table>'
+    )
+    page_text = path.read_text(encoding="utf-8")
+    path.write_text(page_text.replace(COSTS, table), encoding="utf-8")
 
 
 def _head(run: RunReport) -> str:
