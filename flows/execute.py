@@ -23,14 +23,16 @@ from prefect.states import Cancelled as CancelledState
 from prefect.states import Completed, Failed, State
 
 from components.artifacts.code import CodeState
-from components.artifacts.process import ProcessIdentity
+from components.artifacts.process import ProcessIdentity, boot_seconds, process_began
 from components.artifacts.provenance import recipe_version
+from components.artifacts.spent import Meter, spent_on
 from components.artifacts.store import Store
 from components.recipe.load import LoadedRecipe
 from flows.board import PlainBoard
 from flows.graph import Graph
+from flows.overhead import Overhead, overhead
 from flows.prefect_api import run_url
-from flows.report import finish_report
+from flows.report import complete_report, finish_report
 from flows.result import RunResult, collect
 from flows.shown import show_result, tags_of
 from flows.watch import Watcher, release_workers
@@ -47,19 +49,21 @@ STOP_DEADLINE_S = 20.0
 
 _board: Board | None = None
 _last: RunResult | None = None
+_began: float | None = None  # None in a worker, where the process is the run's own
 
 
-def run_here(flow: Any, request: Any, board: Board) -> RunResult:
+def run_here(flow: Any, request: Any, board: Board, began: float | None = None) -> RunResult:
     """Runs a flow in this process, shown on `board`, and returns what happened to every stage.
 
+    began: boot_seconds() from which the run's time counts, such as the start of a command; now when absent.
     Raises what kept the flow from starting any stage, such as a store that does not answer; never for a failed stage.
     """
-    global _board, _last
-    _board, _last = board, None
+    global _board, _last, _began
+    _board, _last, _began = board, None, boot_seconds() if began is None else began
     try:
         state = flow(request, return_state=True)
     finally:
-        _board = None
+        _board = _began = None
     if _last is None:
         state.result(raise_on_failure=True)
         raise RuntimeError(f"the flow ended without a result: {state.message}")
@@ -87,8 +91,10 @@ def execute(
     global _last
     flow_run = get_run_context().flow_run
     board = _board or PlainBoard()
-    session = _session(graph, loaded, flow_run, board, allowed, forced, repeat_of, tags or {})
-    began = time.time()
+    began, clock = time.monotonic(), Clock(process_began() if _began is None else _began)
+    meter = Meter()
+    with meter.active():
+        session = _session(graph, loaded, flow_run, board, allowed, forced, repeat_of, tags or {}, meter)
     interrupted: BaseException | None = None
     futures: dict[str, Any] = dict(given or {})
     with Watcher(str(flow_run.id), session.stop):
@@ -109,7 +115,8 @@ def execute(
             session.outcomes[name] = {"state": "stopped" if session.stop.is_set() else "skipped"}
             board.state(name, "skipped", "" if session.stop.is_set() else "an input is missing")
     result = collect(graph, session.outcomes, str(flow_run.id), flow_run.name, began, session.tracker.url)
-    _last = result = _close(session, loaded, result)
+    with session.meter.active():
+        _last = result = _close(session, loaded, result, clock)
     shutil.rmtree(session.work, ignore_errors=True)
     if isinstance(interrupted, TerminationSignal):
         raise interrupted
@@ -118,19 +125,29 @@ def execute(
     return Completed(message=result.message()) if result.succeeded else Failed(message=result.message())
 
 
-def _close(session: Session, loaded: LoadedRecipe, result: RunResult) -> RunResult:
+class Clock:
+    """The wall time of a run. began: boot_seconds() of the process or command; made when the flow begins."""
+
+    def __init__(self, began: float) -> None:
+        self.began, self.start_s = began, boot_seconds() - began
+
+    def overhead(self, session: Session) -> Overhead:
+        return overhead(boot_seconds() - self.began, self.start_s, session.outcomes.values(), session.meter.seconds)
+
+
+def _close(session: Session, loaded: LoadedRecipe, result: RunResult, clock: Clock) -> RunResult:
     """Report, Prefect page and the end of the MLflow run. The stages' results are committed already."""
     commit = session.code.commit[:12] + ("+changes" if session.code.dirty else "")
-    facts = {"commit": commit} if commit else {}
-    work = sum(outcome.get("work_seconds", 0.0) for outcome in session.outcomes.values())
-    if work:
-        facts["outside the stages"] = f"{max(result.seconds - work, 0):.1f} s of {result.seconds:.1f} s"
-    report = finish_report(home_directory(), session, loaded, result, facts)
+    with spent_on("report"):
+        report = finish_report(home_directory(), session, loaded, result, {"commit": commit} if commit else {})
     if report is not None:
         result = replace(result, links={**result.links, "Report": str(report)})
     show_result(result)
-    session.tracker.finish("FINISHED" if result.succeeded else "KILLED" if result.cancelled else "FAILED", {})
-    return result
+    if report is not None and session.computed:
+        complete_report(session, loaded, report, clock.overhead(session))
+    with spent_on("MLflow"):
+        session.tracker.finish("FINISHED" if result.succeeded else "KILLED" if result.cancelled else "FAILED", {})
+    return replace(result, overhead=clock.overhead(session))
 
 
 def home_directory() -> Path:
@@ -146,17 +163,20 @@ def _session(
     forced: frozenset[str],
     repeat_of: str | None,
     tags: Mapping[str, str],
+    meter: Meter,
 ) -> Session:
     """Opens the store and the lineage of this run; both answer within seconds or the run ends with the reason."""
     home = home_directory()
     store = Store.open(os.environ.get("RINGFLOW_STORE"), home / "cache")
-    store.check(deadline_s=20)
+    with spent_on("S3"):
+        store.check(deadline_s=20)
     run_id = str(flow_run.id)
     tracker = RunTracker(os.environ.get("MLFLOW_TRACKING_URI", ""), graph.recipe.execution.project)
     code = CodeState.read(REPOSITORY)
     recorded = {"ringflow.recipe_version": recipe_version(loaded.recipe), **code.tags()}
     found = tags_of(loaded, flow_run, run_url(run_id), recorded)
-    tracker.start(flow_run.name, {**found, **tags})
+    with spent_on("MLflow"):
+        tracker.start(flow_run.name, {**found, **tags})
     return Session(
         store=store,
         tracker=tracker,
@@ -169,6 +189,7 @@ def _session(
         forced=forced,
         loaded=loaded,
         code=code,
+        meter=meter,
     )
 
 

@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from components.artifacts.spent import spent_on
 from components.failures import RingflowError
 from components.recipe.load import LoadedRecipe
+from flows.overhead import Overhead
 from flows.result import RunResult
 from tasks.session import Session
 
@@ -40,7 +42,8 @@ def write_run_report(
     from components.lineage.report.model import RunReport, StageEntry, scores_from_metrics
     from components.lineage.report.write import write_report
 
-    metrics = {stage.node: session.tracker.series(stage.node) for stage in result.stages if stage.ref is not None}
+    with spent_on("MLflow"):
+        metrics = {stage.node: session.tracker.series(stage.node) for stage in result.stages if stage.ref is not None}
     last = next((stage.ref for stage in reversed(result.stages) if stage.ref is not None), None)
     report = RunReport(
         recipe=result.recipe,
@@ -88,9 +91,19 @@ def finish_report(
     if not session.tracker.computed:
         return existing_report(home, result)
     try:
-        path = write_run_report(home, session, loaded, result, facts)
-        attach_documents(session, loaded, path)
+        return write_run_report(home, session, loaded, result, facts)
     except (RingflowError, OSError) as error:
         log.warning("the run report is incomplete: %s", error)
         return existing_report(home, result)
-    return path
+
+
+def complete_report(session: Session, loaded: LoadedRecipe, report: Path, cost: Overhead) -> None:
+    """Puts what the orchestration cost into the page, and the page beside the MLflow run."""
+    from components.lineage.report.write import add_costs
+
+    try:
+        add_costs(report, cost.wall_s, cost.rows())
+        with spent_on("MLflow"):
+            attach_documents(session, loaded, report)
+    except (RingflowError, OSError) as error:
+        log.warning("the run report is incomplete: %s", error)

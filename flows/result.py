@@ -9,6 +9,7 @@ from typing import Any
 
 from components.artifacts.ref import ArtifactRef
 from flows.graph import Graph
+from flows.overhead import Overhead
 from flows.prefect_api import run_url
 
 
@@ -37,6 +38,7 @@ class RunResult:
     seconds: float
     stages: tuple[StageOutcome, ...]
     links: Mapping[str, str] = field(default_factory=dict)
+    overhead: Overhead | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -85,17 +87,19 @@ class RunResult:
                 for stage in self.stages
             ],
             "links": dict(self.links),
+            "overhead": self.overhead.as_json() if self.overhead else None,
         }
 
 
 def collect(
     graph: Graph, outcomes: Mapping[str, Mapping[str, Any]], run_id: str, run_name: str, began: float, mlflow_url: str
 ) -> RunResult:
-    """The RunResult of a flow run. began: time.time() when it started."""
+    """The RunResult of a flow run. began: time.monotonic() when it started."""
     stages = []
     for name in graph.nodes:
         values = dict(outcomes[name])
         started = values.pop("started", None)
+        values.pop("waited", None)
         stages.append(StageOutcome(node=name, started_s=None if started is None else started - began, **values))
     links = {"Prefect": run_url(run_id), "MLflow": mlflow_url}
-    return RunResult(graph.recipe.name, run_id, run_name, time.time() - began, tuple(stages), links)
+    return RunResult(graph.recipe.name, run_id, run_name, time.monotonic() - began, tuple(stages), links)

@@ -12,6 +12,7 @@ from components.artifacts.context import ResumePoint
 from components.artifacts.lease import Lease
 from components.artifacts.ref import ArtifactRef
 from components.artifacts.resume import StoreResume
+from components.artifacts.spent import spent_on
 from components.recipe.execution import ExecutionConfig
 from tasks.node import Node
 from tasks.progress import PrefectProgress
@@ -44,7 +45,8 @@ class TrackedResume:
         self._area, self._tracked, self._clock = area, tracked, clock
 
     def latest(self) -> ResumePoint | None:
-        point = self._area.latest()
+        with spent_on("S3"):
+            point = self._area.latest()
         self._clock.goes_on_from(float(point.state.get(WALL, 0.0)) if point else 0.0)
         if point is None:
             return None
@@ -52,8 +54,10 @@ class TrackedResume:
 
     def save(self, step: int, directory: Path, state: Mapping[str, Any]) -> None:
         if self._tracked is not None:
-            self._tracked.flush()
-        self._area.save(step, directory, {**state, WALL: self._clock.seconds()})
+            with spent_on("MLflow"):
+                self._tracked.flush()
+        with spent_on("S3"):
+            self._area.save(step, directory, {**state, WALL: self._clock.seconds()})
 
 
 class RunnerContext:
@@ -83,20 +87,25 @@ class RunnerContext:
     def fetch(self, ref: ArtifactRef, subpath: str = "") -> Path:
         self.check()
         self.reads.setdefault(ref.uri, set()).add(subpath.strip("/") or ".")
-        return self._session.store.fetch(ref, subpath)
+        with spent_on("S3"):
+            return self._session.store.fetch(ref, subpath)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         if self._tracked is not None:
-            self._tracked.metrics(values, step)
+            with spent_on("MLflow"):
+                self._tracked.metrics(values, step)
 
     def attach(self, path: Path, name: str) -> None:
         if self._tracked is not None:
-            self._tracked.attach(path, name)
+            with spent_on("MLflow"):
+                self._tracked.attach(path, name)
 
     def progress(self, done: int, total: int, text: str = "") -> None:
-        self._session.board.progress(self.node, done, total, text)
-        self._progress.set(done, total)
+        with spent_on("Prefect"):
+            self._session.board.progress(self.node, done, total, text)
+            self._progress.set(done, total)
 
     def check(self) -> None:
         self._session.stop.check()
-        self._lease.check()
+        with spent_on("leases"):
+            self._lease.check()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from components.failures import InfrastructureError, LeaseLost, RingflowError
+from components.failures import InfrastructureError, RingflowError
 
 # Checked by name so that neither Ray nor HTTP clients are imported to tell an error from another.
 INFRASTRUCTURE = {
@@ -39,8 +39,8 @@ def classify(error: BaseException) -> BaseException:
 
 
 def retryable(error: BaseException) -> bool:
-    """Only failures of the machinery are tried again; wrong input, divergence and lost leases stay as they are."""
-    return isinstance(error, InfrastructureError) and not isinstance(error, LeaseLost)
+    """Only failures of the machinery are tried again; wrong input, divergence and taken leases stay as they are."""
+    return isinstance(error, InfrastructureError)
 
 
 def first_lines(error: BaseException, lines: int = 3) -> str:

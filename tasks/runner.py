@@ -29,6 +29,7 @@ from components.artifacts.fingerprint import fingerprint_of
 from components.artifacts.lease import Lease
 from components.artifacts.ref import ArtifactRef
 from components.artifacts.resume import StoreResume
+from components.artifacts.spent import Meter, spent_on
 from components.failures import BadInput, Cancelled, DeadlineExceeded, RingflowError
 from tasks.context import RunnerContext
 from tasks.node import Node
@@ -89,8 +90,9 @@ def run_stage(job: Job, inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, An
     refs = {name: ArtifactRef.model_validate(value) for name, value in inputs.items()}
     timing = Timing()
     try:
-        session.stop.check()
-        ref = _obtain(node, session, refs, timing)
+        with timing.meter.active():
+            session.stop.check()
+            ref = _obtain(node, session, refs, timing)
     except BaseException as error:
         failure = classify(error)
         if session.stop.is_set() and not isinstance(failure, Cancelled):
@@ -109,25 +111,31 @@ def run_stage(job: Job, inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, An
 
 
 class Timing:
-    """started: time.time() when the stage's own code, or the look for its artifact, began."""
+    """started: time.monotonic() when the stage's own code, or the look for its artifact, began.
+
+    meter: what the task waited for besides the stage's own work.
+    """
 
     def __init__(self) -> None:
-        self.started = time.time()
+        self.started = time.monotonic()
         self.work_seconds = 0.0
+        self.meter = Meter()
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        began = time.monotonic()
+        """Counts the stage's own code without what it waits for in the store, the tracker and the like."""
+        began, waited = time.monotonic(), self.meter.total()
         try:
             yield
         finally:
-            self.work_seconds += time.monotonic() - began
+            self.work_seconds += time.monotonic() - began - (self.meter.total() - waited)
 
-    def result(self) -> dict[str, float]:
+    def result(self) -> dict[str, Any]:
         return {
             "started": self.started,
-            "seconds": time.time() - self.started,
+            "seconds": time.monotonic() - self.started,
             "work_seconds": self.work_seconds,
+            "waited": dict(self.meter.seconds),
         }
 
 
@@ -136,7 +144,8 @@ def _obtain(node: Node, session: Session, refs: Mapping[str, ArtifactRef], timin
     identity = node.identity(refs, session.repeat if node.name in session.forced else None)
     fingerprint = fingerprint_of(identity)
     project, stage = session.execution.project, node.stage.type
-    found = session.store.committed(project, stage, fingerprint)
+    with spent_on("S3"):
+        found = session.store.committed(project, stage, fingerprint)
     if found is None and node.name not in session.allowed:
         raise BadInput(
             "this stage is not finished, and the run may not start it",
@@ -145,14 +154,17 @@ def _obtain(node: Node, session: Session, refs: Mapping[str, ArtifactRef], timin
         )
     if found is None:
         with _lease(node, session, fingerprint) as lease:
-            found = session.store.committed(project, stage, fingerprint)
+            with spent_on("S3"):
+                found = session.store.committed(project, stage, fingerprint)
             if found is None:
                 with session.hardware:
-                    timing.started = time.time()
+                    timing.started = time.monotonic()
                     return _compute(node, session, refs, identity, lease, timing)
-    session.store.check_sizes(found)
+    with spent_on("S3"):
+        session.store.check_sizes(found)
     if session.tracker is not None:
-        session.tracker.reused(node, session.store, found, identity)
+        with spent_on("MLflow"):
+            session.tracker.reused(node, session.store, found, identity)
     return found
 
 
@@ -194,7 +206,8 @@ def _compute(
     made, records = provenance_of(node, session, refs), records_of(session)
     try:
         if session.tracker is not None:
-            tracked = session.tracker.stage(node, lease.fingerprint, identity, made, records)
+            with spent_on("MLflow"):
+                tracked = session.tracker.stage(node, lease.fingerprint, identity, made, records)
         with PrefectProgress(f"{node.name}-progress", node.name) as progress:
             context = RunnerContext(node, session, lease, tracked, progress, directory)
             with timing.work():
@@ -202,22 +215,25 @@ def _compute(
         session.stop.check()
         run_id = tracked.run_id if tracked is not None else ""
         provenance = finished(made, session, context.reads, context.clock.seconds(), run_id)
-        ref = session.store.publish(
-            lease,
-            context.output,
-            node.stage.produces,
-            identity,
-            provenance,
-            result.contract,
-            result.summary,
-            node=node.name,
-            records=records,
-        )
+        with spent_on("S3"):
+            ref = session.store.publish(
+                lease,
+                context.output,
+                node.stage.produces,
+                identity,
+                provenance,
+                result.contract,
+                result.summary,
+                node=node.name,
+                records=records,
+            )
         session.computed.add(node.name)
         if tracked is not None:
-            tracked.finish(session.store, ref, provenance)
+            with spent_on("MLflow"):
+                tracked.finish(session.store, ref, provenance)
         try:
-            StoreResume(session.store, lease, context.scratch).clear()
+            with spent_on("S3"):
+                StoreResume(session.store, lease, context.scratch).clear()
         except RingflowError as error:  # the artifact is committed; leftovers cost space, not correctness
             log.warning("resume points of %s were not removed: %s", node.name, error)
         return ref

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts.code import CodeState
+from components.artifacts.spent import Meter
 from components.artifacts.store import Store
 from components.failures import Cancelled
 from components.recipe.execution import ExecutionConfig
@@ -45,6 +46,7 @@ class Session:
     work: directory for outputs and scratch of running stages. allowed: nodes that may run; others must be finished.
     forced: nodes to compute again, though finished; `repeat` tells their results apart from the earlier ones.
     loaded: the recipe with the origin of every value. code: the code that runs; both are recorded with each artifact.
+    meter: what the flow itself waits for, apart from its stages.
     computed: nodes that committed an artifact in this run. outcomes: what became of each node (flows.result).
     hardware: held by the stage that uses learners and engines; two would share the same cores or GPUs.
     """
@@ -61,6 +63,7 @@ class Session:
     loaded: LoadedRecipe | None = None
     code: CodeState = field(default_factory=CodeState)
     stop: StopSignal = field(default_factory=StopSignal)
+    meter: Meter = field(default_factory=Meter)
     hardware: threading.Lock = field(default_factory=threading.Lock)
     computed: set[str] = field(default_factory=set)
     outcomes: dict[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -78,6 +78,7 @@ def run_request(request, nodes: list[str], began: float, json_: bool) -> None:
     """Runs a request in this process with a board, and prints what it came to."""
     from contextlib import nullcontext
 
+    from components.artifacts.process import boot_seconds, process_began
     from flows.board import LiveBoard, PlainBoard
     from flows.cli.summary import print_result
     from flows.execute import run_here
@@ -85,8 +86,8 @@ def run_request(request, nodes: list[str], began: float, json_: bool) -> None:
 
     board = LiveBoard(nodes) if sys.stderr.isatty() else PlainBoard(nodes)
     with board if isinstance(board, LiveBoard) else nullcontext():
-        result = run_here(ring, request, board)
-    print_result(result, time.monotonic() - began, json_)
+        result = run_here(ring, request, board, process_began())
+    print_result(result, boot_seconds() - process_began(), json_)
     if not result.succeeded:
         raise typer.Exit(130 if result.cancelled else 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Annotated
 
@@ -87,7 +88,11 @@ def register(app: typer.Typer) -> None:
         print(f"{found['name']} was asked to stop; go on later with: ringflow rerun {found['name']}")
 
     @app.command()
-    def rerun(run: RunArgument = None, json_: JsonOption = False) -> None:
+    def rerun(
+        run: RunArgument = None,
+        plan: Annotated[bool, typer.Option("--plan", help="Only show what would be done.")] = False,
+        json_: JsonOption = False,
+    ) -> None:
         """Run again what a run did, here: finished stages are reused, the failed one resumes."""
         began = time.monotonic()
         from flows.cli import stack
@@ -102,6 +107,12 @@ def register(app: typer.Typer) -> None:
         if request.force:
             request = request.model_copy(update={"repeat_of": request.repeat_of or found["id"]})
         graph, _ = request.load()
+        if plan:
+            from flows.plan import make_plan, print_plan
+
+            url, again = os.environ["RINGFLOW_STORE"], request.repeat_of or None
+            made = make_plan(graph, url, request.start_at or None, request.only, request.force, again)
+            return print_plan(made, graph, json_, home)
         quiet_prefect(home)
         run_request(request, list(graph.nodes), began, json_)
 

@@ -44,6 +44,10 @@ def print_result(result: RunResult, wall: float, json_: bool, benchmarks: Collec
     )
     for name, link in result.links.items():
         print(f"  {name:<8} {link}")
+    if result.overhead is not None and result.overhead.computing_s > 0:
+        rows = [[part, f"{spent:.1f}", f"{100 * share:.2f}"] for part, spent, share in result.overhead.rows()]
+        print()
+        print_table(["orchestration", "seconds", "% of wall"], rows, right=["seconds", "% of wall"])
     released = next((s.ref.summary for s in result.stages if s.ref and "registered_model" in s.ref.summary), None)
     if released:
         print(f"  talk to it: ringflow chat models:/{released['registered_model']}@{released['alias']}")

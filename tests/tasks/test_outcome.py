@@ -15,6 +15,7 @@ from components.failures import (
     Diverged,
     InfrastructureError,
     IntegrityError,
+    LeaseExpired,
     LeaseLost,
 )
 from tasks.outcome import classify, retryable
@@ -33,6 +34,7 @@ from tasks.outcome import classify, retryable
         (BadInput("wrong", where="a.jsonl:3: answer"), False),
         (Diverged("NaN"), False),
         (LeaseLost("taken"), False),
+        (LeaseExpired("the store was away"), True),
         (IntegrityError("other bytes"), False),
         (Cancelled("stopped"), False),
         (ValueError("a defect"), False),
