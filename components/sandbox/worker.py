@@ -6,25 +6,31 @@ Helpers are started by exec from one long-lived thread: a fork of a threaded par
 
 from __future__ import annotations
 
-import json
 import os
+import platform
 import shutil
 import socket
 import struct
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from components.failures import DeadlineExceeded, InfrastructureError
+from components.sandbox.cgroup import ControlGroup, sweep
+from components.sandbox.inside.frames import pack, unpack
 from components.sandbox.isolation import (
+    LIBRARIES,
     REMEDY,
-    ControlGroup,
     bubblewrap_command,
+    find_libraries,
     plain_command,
     require_tier,
     tier_in_force,
+    user_namespace,
 )
 from components.sandbox.seccomp import filter_bytes
 from components.sandbox.types import Tier
@@ -33,8 +39,11 @@ from components.sandbox.types import Tier
 STARTER = ThreadPoolExecutor(1, thread_name_prefix="sandbox-starter")
 _START_S = 30.0
 _END_S = 5.0
-_LARGEST_FRAME = 1 << 28
 _OWN_PROCESSES = 8  # the shell's exec, bwrap's two, the zygote, supervisor and a margin
+_OWN_MEMORY = 96 << 20  # zygote, supervisor and what they hold for a program: its files and outputs
+_UNBOUNDED = 1 << 20
+# Since Linux 5.14 RLIMIT_NPROC counts a user's processes in one user namespace, before that on the whole machine.
+_COUNTED_APART = (5, 14)
 
 
 class Worker:
@@ -42,30 +51,43 @@ class Worker:
 
     Args:
         weakest: weakest tier allowed.
-        processes: bound on the processes of a program.
-        memory_bytes: bound on the memory of the whole worker where a memory cgroup is writable.
+        cpus: processors' worth of time for all its processes together, where a cpu control group is writable.
+        libraries: packages that programs may import besides the standard library, imported before the fork.
     Raises:
+        BadInput: a library is not installed.
         InfrastructureError: it did not start, or its tier is weaker than allowed.
     """
 
-    def __init__(self, weakest: Tier, processes: int, memory_bytes: int) -> None:
+    def __init__(
+        self, weakest: Tier, processes: int, memory_bytes: int, *, cpus: float = 2.0, libraries: Sequence[str] = ()
+    ) -> None:
         self._directory: Path | None = None
+        self._shown = find_libraries(libraries)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the worker
-        self.group = ControlGroup.create(processes + _OWN_PROCESSES, memory_bytes)
+        sweep()
+        self.group = ControlGroup.create(processes + _OWN_PROCESSES, memory_bytes + _OWN_MEMORY, cpus)
+        self._memory_kills = 0
         isolated = weakest != "rlimits"
         if not isolated:
             self._directory = Path(tempfile.mkdtemp(prefix="ringflow-sandbox-"))
         ours, theirs = socket.socketpair()
         self._socket = ours
         try:
-            self._process = STARTER.submit(self._start, theirs, isolated).result(timeout=_START_S)
+            self._process, dropped = STARTER.submit(self._start, theirs, isolated).result(timeout=_START_S)
             theirs.close()
-            code = filter_bytes()
-            # RLIMIT_NPROC counts the user's processes on the whole machine, so it only bounds where no cgroup does.
-            fallback = processes + _OWN_PROCESSES if not self.group.processes and isolated else 1 << 20
-            settings = {"isolated": isolated, "seccomp": (code or b"").hex(), "processes": fallback}
+            settings = {
+                "isolated": isolated,
+                "drop_user": dropped,
+                "seccomp": (filter_bytes() or b"").hex(),
+                "processes": 0
+                if isolated and (dropped or not self.group.processes) and _counts_apart()
+                else _UNBOUNDED,
+                "directory": str(self._directory or ""),
+                "libraries": list(libraries),
+                "paths": self._paths(isolated),
+            }
             try:
-                facts = self.ask(settings, _START_S)
+                facts, _ = self.ask(settings, (), _START_S)
             except InfrastructureError as error:
                 raise InfrastructureError(f"{error}. {REMEDY}") from error
             self.tier, self.missing = tier_in_force(facts, self.group)
@@ -75,46 +97,72 @@ class Worker:
             self.close()
             raise
 
-    def _start(self, theirs: socket.socket, isolated: bool) -> subprocess.Popen:
+    def _paths(self, isolated: bool) -> list[str]:
+        if not self._shown:
+            return []
+        return [LIBRARIES] if isolated else sorted({str(path.parent) for path in self._shown.values()})
+
+    def _start(self, theirs: socket.socket, isolated: bool) -> tuple[subprocess.Popen, bool]:
         fd = theirs.fileno()
-        command = bubblewrap_command(fd) if isolated else plain_command(fd)
-        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
-        if self._directory is not None:
-            environment["RINGFLOW_SANDBOX_DIRECTORY"] = str(self._directory)
-        return subprocess.Popen(
-            self.group.joined(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._log,
-            pass_fds=[fd],
-            env=environment,
-            cwd="/",
-        )
+        namespace = user_namespace() if isolated else None
+        try:
+            command = bubblewrap_command(fd, namespace, self._shown) if isolated else plain_command(fd)
+            process = subprocess.Popen(
+                self.group.joined(command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._log,
+                pass_fds=[fd] if namespace is None else [fd, namespace],
+                env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"},
+                cwd="/",
+            )
+        finally:
+            if namespace is not None:
+                os.close(namespace)
+        return process, namespace is not None
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, message: dict, deadline_s: float) -> dict:
+    def bound(self, processes: int, memory_bytes: int) -> None:
+        """Bounds all processes of the next program together, where control groups are writable."""
+        self.group.bound(processes + _OWN_PROCESSES, memory_bytes + _OWN_MEMORY)
+        self._memory_kills = self.group.memory_kills()
+
+    def memory_ended_it(self) -> bool:
+        """Whether the kernel has killed for want of memory in here since `bound`: then the program took it."""
+        return self.group.memory_kills() > self._memory_kills
+
+    def tell(self, *frames: tuple[Any, Sequence[bytes]], deadline_s: float = _START_S) -> None:
+        """Sends frames. Raises like `ask`."""
+        try:
+            self._socket.settimeout(deadline_s)
+            self._socket.sendall(b"".join(pack(message, blobs) for message, blobs in frames))
+        except TimeoutError:
+            raise DeadlineExceeded(f"the sandbox worker took no request within {deadline_s:.0f} s") from None
+        except OSError as error:
+            raise InfrastructureError(f"the sandbox worker ended ({error}): {self._tail()}") from None
+
+    def hear(self, deadline_s: float) -> tuple[dict[str, Any], list[bytes]]:
+        """Waits for one frame. Raises like `ask`."""
+        ends = time.monotonic() + deadline_s
+        try:
+            return unpack(lambda count: self._read(count, ends))
+        except TimeoutError:
+            raise DeadlineExceeded(f"the sandbox worker gave no answer within {deadline_s:.0f} s") from None
+        except (ConnectionError, EOFError, ValueError, struct.error) as error:
+            raise InfrastructureError(f"the sandbox worker ended ({error}): {self._tail()}") from None
+
+    def ask(self, message: Any, blobs: Sequence[bytes], deadline_s: float) -> tuple[dict[str, Any], list[bytes]]:
         """Sends one frame and waits for the answer.
 
         Raises:
             DeadlineExceeded: no answer in time; the worker must be closed.
             InfrastructureError: the worker ended; the message has the end of its log.
         """
-        ends = time.monotonic() + deadline_s
-        body = json.dumps(message).encode("ascii")
-        try:
-            self._socket.settimeout(deadline_s)
-            self._socket.sendall(struct.pack(">I", len(body)) + body)
-            (length,) = struct.unpack(">I", self._read(4, ends))
-            if length > _LARGEST_FRAME:
-                raise InfrastructureError(f"the sandbox worker announced a frame of {length} bytes")
-            return json.loads(self._read(length, ends))
-        except TimeoutError:
-            raise DeadlineExceeded(f"the sandbox worker gave no answer within {deadline_s:.0f} s") from None
-        except (ConnectionError, EOFError, ValueError, struct.error) as error:
-            raise InfrastructureError(f"the sandbox worker ended ({error}): {self._tail()}") from None
+        self.tell((message, blobs), deadline_s=deadline_s)
+        return self.hear(deadline_s)
 
     def _read(self, count: int, ends: float) -> bytes:
         parts = []
@@ -154,3 +202,11 @@ class Worker:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
         self._log.close()
+
+
+def _counts_apart() -> bool:
+    release = platform.release().split(".")
+    try:
+        return (int(release[0]), int(release[1])) >= _COUNTED_APART
+    except (ValueError, IndexError):
+        return False

@@ -165,7 +165,7 @@ def test_a_failure_of_the_machine_is_never_a_zero(monkeypatch, scorer):
     def broken(*_, **__):
         raise InfrastructureError("the disk is gone")
 
-    monkeypatch.setattr(worker.Worker, "ask", broken)
+    monkeypatch.setattr(worker.Worker, "tell", broken)
     monkeypatch.setattr(verify_pool._Process, "equal", broken)
     code = {"language": "python", "tests": [{"call": "f(1)", "result": "77"}]}
     rewards = scorer.score(

@@ -12,10 +12,10 @@ from components.sandbox.seccomp import filter_bytes
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
-def answer(machine: str, number: int, first: int = 0, arch: int | None = None) -> int:
+def answer(machine: str, number: int, first: int = 0, arch: int | None = None, second: int = 0) -> int:
     code = filter_bytes(machine)
     arch = arch if arch is not None else {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[machine]
-    data = struct.pack("=iIQQ", number, arch, 0, first)
+    data = struct.pack("=iIQQQ", number, arch, 0, first, second)
     position, value = 0, 0
     while True:
         operation, true, false, k = struct.unpack_from("=HBBI", code, 8 * position)
@@ -33,13 +33,21 @@ def answer(machine: str, number: int, first: int = 0, arch: int | None = None) -
     ("number", "first", "expected"),
     [
         (0, 0, ALLOW), (1, 0, ALLOW), (59, 0, ALLOW), (101, 0, KILL), (165, 0, KILL), (272, 0, KILL), (321, 0, KILL),
-        (250, 0, ERRNO | 1), (435, 0, ERRNO | 38), (425, 0, ERRNO | 38), (56, 0x3D0F00, ALLOW), (56, 17, ALLOW),
+        (250, 0, ERRNO | 1), (319, 0, ERRNO | 38), (462, 0, ALLOW), (463, 0, ERRNO | 38), (16, 0, ALLOW), (435, 0, ERRNO | 38), (425, 0, ERRNO | 38), (56, 0x3D0F00, ALLOW), (56, 17, ALLOW),
         (56, 0x10000000 | 17, KILL), (56, 0x20000000, KILL), (41, 1, ALLOW), (41, 2, ALLOW), (41, 10, ALLOW),
         (41, 16, ERRNO | 97), (41, 40, ERRNO | 97), (41, 38, ERRNO | 97), (0x40000000 + 1, 0, KILL),
     ],
 )  # fmt: skip
 def test_answers_on_x86_64(number, first, expected):
     assert answer("x86_64", number, first) == expected
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_nothing_is_typed_into_a_terminal(machine):
+    ioctl = {"x86_64": 16, "aarch64": 29}[machine]
+    assert [answer(machine, ioctl, 0, None, request) for request in (0x5412, 0x541C, 0x5413)] == [ERRNO | 1] * 2 + [
+        ALLOW
+    ]
 
 
 def test_another_architecture_is_killed():

@@ -1,0 +1,105 @@
+"""The process that examines a program: it has the unit tests, the program has not, and neither can reach the other.
+
+A program in one process with its tests can read them, patch what they compare with, or leave with exit code 0. Here the
+program's functions are called from afar (peer.py), and the verdict leaves on a pipe that only this process holds. The
+process is not dumpable, so that the program cannot open its memory although the user is the same.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import contextlib
+import io
+import json
+import os
+import sys
+import unittest
+
+from inside.peer import Far, Gone, Peer
+from inside.program import PEER, REPORT, SETUP, VALUE_BYTES, become, open_streams, write_all
+
+SHOWN = 500
+
+
+def run(settings, work, fds):
+    """The whole life of the process after the fork; never returns."""
+    try:
+        become(settings, work.limits, fds=fds, directory="/", address_space=True, cpu_s=work.cpu_s, dumpable=False)
+        os.close(SETUP)
+        open_streams()
+        peer = Peer(PEER, guarded=True)
+        try:
+            names = peer.names()
+            if work.unit is None:
+                _calls(names, work.calls)
+            else:
+                _report(_unit(names, peer, work.unit))
+        except (Gone, ValueError, KeyError, TypeError, RecursionError) as error:
+            _report({"gone": type(error).__name__})  # the program has ended, or what it sends is no value
+        os._exit(0)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.write(SETUP, repr(error).encode())
+    finally:
+        os._exit(127)
+
+
+def _report(line):
+    write_all(REPORT, (json.dumps(line) + "\n").encode())
+
+
+def _calls(names, calls):
+    """Evaluates the expressions with the program's functions far away and everything else here."""
+    for call in calls:
+        code = compile(call, "call", "eval", dont_inherit=True)
+        mentioned = {node.id for node in ast.walk(ast.parse(call, mode="eval")) if isinstance(node, ast.Name)}
+        own = mentioned & names.keys()
+        if any(not hasattr(builtins, name) for name in own):  # then the builtins are meant as they are
+            own = {name for name in own if not hasattr(builtins, name)}
+        try:
+            value = eval(code, {name: names[name] for name in own})
+            text = repr(value)
+            line = {"v": text} if len(text) <= VALUE_BYTES else {"e": "OutputTooLarge"}
+        except Exception as error:
+            line = {"e": type(error).__name__, "m": str(error)[:SHOWN]}
+        _report(line)
+
+
+def _unit(names, peer, source):
+    """Runs a test file: its statements, then its TestCase classes and its test_ functions.
+
+    {"passed": int, "total": int, "failed": [[name, message]]}; a file of bare assertions is one test.
+    """
+    module = type(sys)("tests")
+    for alias in ("solution", "main"):
+        sys.modules[alias] = program = type(sys)(alias)
+        program.__dict__.update(names)
+        program.__all__ = list(names)
+    space = module.__dict__
+    space.update({name: value for name, value in names.items() if not hasattr(builtins, name)})
+    sys.modules["tests"] = module
+    try:
+        exec(compile(source, "tests.py", "exec", dont_inherit=True), space)
+    except Exception as error:
+        return {"passed": 0, "total": 1, "failed": [["tests.py", _said(error)]]}
+    failed, total = [], 0
+    for name, value in list(space.items()):
+        if isinstance(value, type) and not isinstance(value, Far) and issubclass(value, unittest.TestCase):
+            suite = unittest.defaultTestLoader.loadTestsFromTestCase(value)
+            outcome = unittest.TextTestRunner(stream=io.StringIO()).run(suite)
+            total += outcome.testsRun
+            failed += [[str(case), text[-SHOWN:]] for case, text in outcome.failures + outcome.errors]
+        elif name.startswith("test_") and type(value) is type(run):
+            total += 1
+            try:
+                value()
+            except Exception as error:
+                failed.append([name, _said(error)])
+    if total == 0:
+        total = 1
+    return {"passed": total - len(failed), "total": total, "failed": failed[:20]}
+
+
+def _said(error):
+    return f"{type(error).__name__}: {error}"[:SHOWN]

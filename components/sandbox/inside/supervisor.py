@@ -1,0 +1,346 @@
+"""Process 1 of a program's namespaces: runs one request step by step and keeps every bound. No foreign code runs here.
+
+A request is a frame that says how to compile or run, then one frame for each step (one test, or calls that share a
+process), each answered before the next is sent: a program never shares a machine with tests that are not its turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fnmatch
+import os
+import select
+import shutil
+import signal
+import socket
+import stat
+import time
+
+from inside import examiner, program
+from inside.confine import SET_DUMPABLE, check, libc
+from inside.frames import pack, receive
+
+NEWNS, NEWPID = 0x00020000, 0x20000000
+NOSUID_NODEV, NOSUID_NODEV_NOEXEC = 6, 14
+DETACH, REMOUNT, RDONLY = 2, 32, 1
+SET_CHILD_SUBREAPER = 36
+CHUNK = 1 << 16
+STARVED = 3  # a starved program gets at most this many times its real time on top
+PIPES = ("out", "err", "report", "setup")
+
+
+class Work:
+    """One process to start, with everything it needs; see program.py."""
+
+    def __init__(self, request, step, limits):
+        self.limits, self.source = limits, request.get("source", "")
+        self.argv, self.arguments = request["argv"], step.get("arguments", [])
+        self.environment = request["environment"]
+        self.address_space, self.directory = request["address_space"], request["cwd"]
+        self.calls, self.examined = step.get("calls", []), step.get("examined", False)
+        self.unit = None
+        self.turns = max(1, len(self.calls))  # parts that have the time limit each
+        self.cpu_s = limits["cpu_s"] * self.turns + 1
+
+
+class Process:
+    """A started process, the ends of its pipes, and what came through them."""
+
+    def __init__(self, settings, work, run, stdin, peer=None):
+        self.caps = {"out": work.limits["output_bytes"], "err": work.limits["stderr_bytes"],
+                     "report": (work.turns + 1) * 2 * program.VALUE_BYTES, "setup": CHUNK}  # fmt: skip
+        self.kept = {name: bytearray() for name in PIPES}
+        pipes = {name: os.pipe() for name in PIPES}
+        self.pid = os.fork()
+        if self.pid == 0:
+            run(settings, work, [stdin, *(ends[1] for ends in pipes.values()), peer])
+        for _, end in pipes.values():
+            os.close(end)
+        self.names = {pipes[name][0]: name for name in pipes}
+        for fd in self.names:
+            os.set_blocking(fd, False)
+        self.ended = os.pidfd_open(self.pid)
+        self.clock = (~self.pid << 3) | 2  # CPUCLOCK_SCHED of the process, see clock_getres(2) and kernel/time
+        self.status, self.usage = None, None
+
+    def cpu(self):
+        try:
+            return time.clock_gettime(self.clock)
+        except OSError:
+            return 0.0
+
+    def take(self, fd):
+        """One read: True when there may be more, False when not, None when it said more than it may."""
+        name = self.names[fd]
+        try:
+            data = os.read(fd, CHUNK)
+        except BlockingIOError:
+            return False
+        if not data:
+            os.close(fd)
+            del self.names[fd]
+            return False
+        room = self.caps[name] - len(self.kept[name])
+        self.kept[name] += data[:room]
+        return None if len(data) > room and name != "err" else True
+
+    def drain(self):
+        """Takes what is left and closes; True when it said more than it may."""
+        over = False
+        for fd in list(self.names):
+            more = True
+            while more:
+                more = self.take(fd)
+            over = over or more is None
+        for fd in self.names:
+            os.close(fd)
+        os.close(self.ended)
+        return over
+
+    def reap(self):
+        _, self.status, self.usage = os.wait4(self.pid, 0)
+
+    def facts(self, broken, seconds, marks):
+        """(JSON, blobs) of what happened; the host decides what it means."""
+        message = {
+            "broken": broken,
+            "status": self.status,
+            "seconds": seconds,
+            "cpu": self.usage.ru_utime + self.usage.ru_stime,
+            "memory": self.usage.ru_maxrss * 1024,
+            "marks": marks,
+        }
+        return message, [bytes(self.kept[name]) for name in PIPES]
+
+
+def watch(sock, main, timed, limits, turns, started):
+    """Collects from `main` and `timed` until `main` ends or a limit breaks: (what broke or None, end of each turn).
+
+    A turn ends with a line on main's report; each has wall_s of real time and cpu_s of `timed`'s processor time.
+    """
+    processes = [main] if main is timed else [main, timed]
+    poll = select.poll()
+    owner = {fd: process for process in processes for fd in process.names}
+    for fd in owner:
+        poll.register(fd, select.POLLIN)
+    poll.register(main.ended, select.POLLIN)
+    poll.register(sock, 0)  # only hang-up: the host is gone
+    marks, spent = [], 0.0
+    while True:
+        now = time.monotonic()
+        cpu_left = limits["cpu_s"] - (timed.cpu() - spent)
+        if cpu_left <= 0:
+            return "cpu", marks
+        left = (marks[-1] if marks else started) + limits["wall_s"] - now
+        if left <= 0:
+            left += min(waited_for_processor(timed.pid), STARVED * limits["wall_s"])
+        if left <= 0:
+            return "wall", marks
+        for fd, event in poll.poll(min(left, cpu_left) * 1000 + 1):
+            if fd == sock.fileno():
+                os._exit(1)
+            if fd == main.ended:
+                return None, marks
+            if fd not in owner or not event:
+                continue
+            if owner[fd].take(fd) is None:
+                return "output", marks
+            if fd not in owner[fd].names:
+                poll.unregister(fd)
+                del owner[fd]
+            while len(marks) < min(main.kept["report"].count(b"\n"), turns):
+                marks.append(time.monotonic())
+                spent = timed.cpu()
+
+
+def waited_for_processor(pid):
+    """Seconds that the process was ready and had no processor: a busy machine is not the program's fault."""
+    try:
+        with open(f"/proc/{pid}/schedstat") as times:
+            return int(times.read().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
+def run_process(settings, sock, work, stdin):
+    """Runs one process to its end and leaves none behind: (JSON, blobs) of the facts."""
+    source = os.memfd_create("stdin")
+    view = memoryview(stdin)
+    while view:
+        view = view[os.write(source, view) :]
+    os.lseek(source, 0, os.SEEK_SET)
+    started = time.monotonic()
+    process = Process(settings, work, program.run, source)
+    os.close(source)
+    broken, marks = watch(sock, process, process, work.limits, len(work.calls), started)
+    return settle(settings, [process], broken, marks, started)
+
+
+def run_examination(settings, sock, work):
+    """The program and its examiner. The tests come from the host when the program's process has been forked already."""
+    ours, theirs = socket.socketpair()
+    empty = os.open("/dev/null", os.O_RDONLY)
+    started = time.monotonic()
+    examined = Process(settings, work, program.run, empty, theirs.fileno())
+    theirs.close()
+    tests, blobs = receive(sock)
+    work.unit = blobs[0].decode() if blobs else None
+    work.calls = tests["calls"]
+    work.turns = max(1, len(work.calls))
+    examining = Process(settings, work, examiner.run, empty, ours.fileno())
+    ours.close()
+    os.close(empty)
+    broken, marks = watch(sock, examining, examined, work.limits, work.turns, started)
+    return settle(settings, [examined, examining], broken, marks, started)
+
+
+def settle(settings, processes, broken, marks, started):
+    """Ends what still runs and puts the facts together."""
+    seconds = time.monotonic() - started
+    if broken or len(processes) > 1:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+    for process in processes:
+        process.reap()
+    end_all(settings.isolated)
+    for process in processes:
+        if process.drain():
+            broken = broken or "output"
+    parts = [process.facts(broken, seconds, [mark - started for mark in marks]) for process in processes]
+    return [message for message, _ in parts], [blob for _, blobs in parts for blob in blobs]
+
+
+def end_all(isolated):
+    """Kills and reaps every other process of the namespace; without one, every descendant (we are their subreaper)."""
+    while True:
+        if isolated:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
+        else:
+            with open(f"/proc/self/task/{os.getpid()}/children") as children:
+                for pid in children.read().split():
+                    os.kill(int(pid), signal.SIGKILL)
+        try:
+            while os.waitpid(-1, 0 if isolated else os.WNOHANG)[0]:
+                pass
+            time.sleep(0.001)
+        except ChildProcessError:
+            return
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def mount_tmp(where, size):
+    options = f"size={size},nr_inodes=16384,mode=1777".encode()
+    check(libc.mount(b"tmpfs", where, b"tmpfs", NOSUID_NODEV, options), f"mount {where.decode()}")
+
+
+def fresh_directory(settings, request, size):
+    """An empty private working directory with the program's files."""
+    if settings.isolated:
+        with os.scandir("/tmp") as entries:
+            used = any(True for _ in entries) or request["mounted"] != size
+        if used:
+            check(libc.umount2(b"/tmp", DETACH), "unmount /tmp")
+            mount_tmp(b"/tmp", size)
+            request["mounted"] = size
+    else:
+        shutil.rmtree(request["cwd"], ignore_errors=True)
+        os.makedirs(request["cwd"])
+    write_files(request["cwd"], request["files"])
+
+
+def write_files(directory, files):
+    for name, data in files.items():
+        path = os.path.join(directory, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), 0o755)
+    for place, _, _ in os.walk(directory) if files else ():
+        if place != directory:
+            os.chmod(place, 0o777)
+
+
+def collect(directory, patterns, largest):
+    """Regular files below the directory whose relative names match, as {name: bytes}; no links are followed."""
+    found, room = {}, largest
+    for place, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.join(place, name)
+            relative = os.path.relpath(path, directory)
+            if not any(fnmatch.fnmatchcase(relative, pattern) for pattern in patterns):
+                continue
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except OSError:
+                continue
+            with open(fd, "rb") as file:
+                if stat.S_ISREG(os.fstat(fd).st_mode) and os.fstat(fd).st_size <= room:
+                    found[relative] = file.read(room)
+                    room -= len(found[relative])
+    return found
+
+
+# ---- requests --------------------------------------------------------------------------------------------------------
+
+
+def serve_one(settings, sock, request, blobs):
+    """One request with its steps, until the host says that it was all."""
+    names = request["names"]
+    files = dict(zip(names, blobs, strict=True))
+    request["files"] = {name: files[name] for name in names if not name.startswith("\0")}
+    base = "/" if settings.isolated else settings.directory
+    request["cwd"], request["mounted"] = os.path.join(base, "tmp"), request["tmp_bytes"]
+    box = os.path.join(base, "box")
+    if settings.isolated:
+        mount_tmp(b"/tmp", request["tmp_bytes"])
+    inside = {name[1:]: files[name] for name in names if name.startswith("\0")}
+    if inside:
+        if settings.isolated:
+            mount_tmp(b"/box", request["box_bytes"])
+        else:
+            shutil.rmtree(box, ignore_errors=True)
+            os.makedirs(box)
+        write_files(box, inside)
+        request["argv"] = [part.replace("/box/", f"{box}/") for part in request["argv"] or []] or None
+    if request["compile"]:
+        request["cwd"] = box
+    elif inside and settings.isolated:
+        check(libc.mount(None, b"/box", None, REMOUNT | RDONLY | NOSUID_NODEV, None), "make /box read-only")
+    request["environment"] = {**os.environ, **request["environment"]}
+    for name in ("HOME", "TMPDIR"):
+        request["environment"].setdefault(name, request["cwd"])
+    while True:
+        step, blobs = receive(sock)
+        if step is None or step["end"]:
+            return
+        if not request["compile"]:
+            fresh_directory(settings, request, step["limits"]["tmp_bytes"])
+        work = Work(request, step, step["limits"])
+        if work.examined:
+            facts, out = run_examination(settings, sock, work)
+        else:
+            facts, out = run_process(settings, sock, work, blobs[0])
+        kept = collect(request["cwd"], step["fetch"], step["fetch_bytes"]) if step["fetch"] else {}
+        sock.sendall(pack({"facts": facts, "kept": list(kept)}, [*out, *kept.values()]))
+
+
+def main(settings, sock):
+    """The whole life of a supervisor."""
+    if settings.isolated:
+        check(libc.unshare(NEWNS), "new mount namespace")
+        # Processes alone: a program needs no system settings, and some kernels show more there than they should.
+        check(libc.mount(b"proc", b"/proc", b"proc", NOSUID_NODEV_NOEXEC, b"subset=pid"), "mount /proc (Linux 5.8)")
+    else:
+        libc.prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.prctl(SET_DUMPABLE, 0, 0, 0, 0)
+    request, blobs = receive(sock)
+    if request is not None:
+        serve_one(settings, sock, request, blobs)
+
+
+assert ctypes.sizeof(ctypes.c_void_p) == 8, "the clock and the filter are for 64-bit machines"
