@@ -124,7 +124,7 @@ def _delegated(root: Path) -> list[Path]:
     here = root / own.strip("/")
     places = list(dict.fromkeys([here, here.parent if here != root else here, root]))
     for place in places:
-        for controller in _CONTROLLERS:
+        for controller in set(_CONTROLLERS) - set(_read(place / "cgroup.subtree_control").split()):
             _write(place / "cgroup.subtree_control", f"+{controller}")
     return [place for place in places if "memory" in _read(place / "cgroup.subtree_control").split()]
 

@@ -34,7 +34,7 @@ def run(settings, work, fds):
             if work.unit is None:
                 _calls(names, work.calls)
             else:
-                _report(_unit(names, peer, work.unit))
+                _report(_unit(names, work.unit))
         except (Gone, ValueError, KeyError, TypeError, RecursionError) as error:
             _report({"gone": type(error).__name__})  # the program has ended, or what it sends is no value
         os._exit(0)
@@ -53,12 +53,9 @@ def _calls(names, calls):
     """Evaluates the expressions with the program's functions far away and everything else here."""
     for call in calls:
         code = compile(call, "call", "eval", dont_inherit=True)
-        mentioned = {node.id for node in ast.walk(ast.parse(call, mode="eval")) if isinstance(node, ast.Name)}
-        own = mentioned & names.keys()
-        if any(not hasattr(builtins, name) for name in own):  # then the builtins are meant as they are
-            own = {name for name in own if not hasattr(builtins, name)}
+        own = _meant(names, ast.parse(call, mode="eval"))
         try:
-            value = eval(code, {name: names[name] for name in own})
+            value = eval(code, own)
             text = repr(value)
             line = {"v": text} if len(text) <= VALUE_BYTES else {"e": "OutputTooLarge"}
         except Exception as error:
@@ -66,7 +63,19 @@ def _calls(names, calls):
         _report(line)
 
 
-def _unit(names, peer, source):
+def _meant(names, tests):
+    """The program's names for these tests.
+
+    A program may not pass off its own `abs` or `all` on tests of something else: builtins are taken from it only where
+    the tests mention none of its other names, so that one of them is the task.
+    """
+    mentioned = {node.id for node in ast.walk(tests) if isinstance(node, ast.Name)} & names.keys()
+    if any(not hasattr(builtins, name) for name in mentioned):
+        return {name: value for name, value in names.items() if not hasattr(builtins, name)}
+    return dict(names)
+
+
+def _unit(names, source):
     """Runs a test file: its statements, then its TestCase classes and its test_ functions.
 
     {"passed": int, "total": int, "failed": [[name, message]]}; a file of bare assertions is one test.
@@ -77,7 +86,7 @@ def _unit(names, peer, source):
         program.__dict__.update(names)
         program.__all__ = list(names)
     space = module.__dict__
-    space.update({name: value for name, value in names.items() if not hasattr(builtins, name)})
+    space.update(_meant(names, ast.parse(source)))
     sys.modules["tests"] = module
     try:
         exec(compile(source, "tests.py", "exec", dont_inherit=True), space)

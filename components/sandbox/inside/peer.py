@@ -19,7 +19,7 @@ import os
 import struct
 import sys
 
-DEEPEST, MOST = 60, 200_000
+DEEPEST, MOST, LARGEST = 60, 200_000, 64 << 20
 _UNARY = {"__neg__": operator.neg, "__pos__": operator.pos, "__abs__": abs, "__invert__": operator.invert,
           "__len__": len, "__bool__": bool, "__repr__": repr, "__str__": str, "__hash__": hash, "__iter__": iter,
           "__next__": next, "__int__": int, "__float__": float, "__index__": operator.index,
@@ -289,7 +289,10 @@ class Peer:
                 data += part
             return data
 
-        return json.loads(read(struct.unpack(">I", read(4))[0]))
+        (length,) = struct.unpack(">I", read(4))
+        if length > LARGEST:
+            raise Gone
+        return json.loads(read(length))
 
     # ---- the two ends ------------------------------------------------------------------------------------------------
 

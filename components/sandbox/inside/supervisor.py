@@ -259,7 +259,7 @@ def write_files(directory, files):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             file.write(data)
-            os.fchmod(file.fileno(), 0o755)
+            os.fchmod(file.fileno(), 0o777)  # the program, another user, may change what is its own
     for place, _, _ in os.walk(directory) if files else ():
         if place != directory:
             os.chmod(place, 0o777)

@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Hostile programs, each with what may become of it. `SECRET` lies on the host; a program that prints it has escaped."""
+"""Hostile Python, each with what may become of it. `SECRET` lies on the host; a program that prints it has escaped."""
 
 SECRET = "the-host-keeps-this-3f9a"
 
@@ -110,6 +110,42 @@ PYTHON: dict[str, tuple[str, set[str]]] = {
     "null byte in the source": ("print(1)\0", {"compile-error"}),
     "unicode names": ("é日本=1\nprint(é日本)", {"accepted"}),
     "surrogates in the output": ("print('\\ud800')", {"accepted", "runtime-error"}),
+    "memory outside the address space": (
+        "import os\nfds=[os.memfd_create(str(i)) for i in range(99)]\nfor fd in fds:\n for _ in range(31): os.write(fd,bytes(1<<20))", {"runtime-error"}
+    ),
+    "memory in pipes": (
+        "import os,fcntl\nkeep=[]\nwhile True:\n r,w=os.pipe(); keep+=[r,w]\n fcntl.fcntl(w,1031,1<<20); os.set_blocking(w,False); os.write(w,bytes(1<<20))",
+        {"runtime-error", "memory-limit", "time-limit"},
+    ),
+    "memory in sockets": (
+        "import socket\nkeep=[]\nwhile True:\n a,b=socket.socketpair(); keep+=[a,b]; a.setblocking(False)\n try:\n  while True: a.send(bytes(1<<16))\n except BlockingIOError: pass",
+        {"runtime-error", "memory-limit", "time-limit"},
+    ),
+    "turns the killer on its supervisor": (
+        "import os,time\nopen('/proc/self/oom_score_adj','w').write('0')\ntry: open('/proc/1/oom_score_adj','w').write('1000'); print('LEAK')\nexcept OSError: pass\n"
+        "for _ in range(30):\n if os.fork()==0:\n  x=bytearray(40<<20)\n  for i in range(0,len(x),4096): x[i]=1\n  time.sleep(99)\ntime.sleep(99)",
+        {"memory-limit", "runtime-error", "time-limit"},
+    ),
+    "namespaces of the parent": (
+        "import os,ctypes\nfor n in ('mnt','pid','user','net'):\n try: os.open('/proc/1/ns/'+n,0); print('LEAK')\n except OSError: pass\nraise SystemExit(3)", {"runtime-error"}
+    ),
+    "what is open": (
+        "import os\nopen_=[fd for fd in range(4096) if os.path.exists(f'/proc/self/fd/{fd}')]\nprint('LEAK' if set(open_)-{0,1,2,3} else 'nothing')", {"accepted"}
+    ),
+    "stop everyone": ("import os\ntry: os.kill(-1,19)\nexcept OSError: pass\nprint('alive')", {"accepted", "time-limit"}),
+    "who am I": (
+        "import os\nassert os.getuid()==os.geteuid()==65534 and os.getgroups() in ([],[65534])\nassert 'CapEff:\\t0000000000000000' in open('/proc/self/status').read()\n"
+        "assert os.stat('/usr').st_uid!=os.getuid()", {"accepted"},
+    ),
+    "the host's environment": (
+        "import os\nprint('LEAK' if set(os.environ)-{'PATH','LANG','HOME','TMPDIR','PWD','OPENBLAS_NUM_THREADS','OMP_NUM_THREADS','MKL_NUM_THREADS'} else 'nothing')",
+        {"accepted"},
+    ),
+    "preload for the next": ("open('/etc/ld.so.preload','w').write('/tmp/evil.so')", {"runtime-error"}),
+    "write to a shared library": ("import glob\nopen(sorted(glob.glob('/usr/lib/*/libc.so*'))[0],'r+b').write(b'x')", {"runtime-error"}),
+    "type into the terminal": ("import fcntl\nfcntl.ioctl(0,0x5412,b'x')", {"runtime-error"}),
+    "a verdict on standard output": ("print('{\"verdict\": \"accepted\", \"status\": 0}')\nraise SystemExit(1)", {"runtime-error"}),
+    "a name that climbs": ("open('/tmp/..\\u2215..\\u2215etc\\u2215x','w').write('1')\nimport os\nprint(os.listdir('/tmp'))", {"accepted"}),
     "zip bomb": ("import zlib\nd=zlib.decompressobj()\nx=b''.join(d.decompress(zlib.compress(bytes(1<<26))) for _ in range(1) for _ in iter(int,1))", {"memory-limit", "time-limit", "runtime-error"}),
 }  # fmt: skip
 
@@ -128,15 +164,3 @@ FORGERIES: dict[str, str] = {
     "reads the harness": "import sys,gc\nfound=[o for o in gc.get_objects() if isinstance(o,dict) and 'expected' in o]\ndef f(x): return found[0]['expected']",
     "hooks exit": "import atexit,os\natexit.register(lambda:os._exit(0))\ndef f(x): return 0",
 }  # fmt: skip
-
-OTHERS: list[tuple[str, str, str, set[str]]] = [
-    ("bash", "fork bomb", ":(){ :|:& };:\nwait", {"accepted", "time-limit", "runtime-error"}),
-    ("bash", "read the secret", "cat {secret}", {"runtime-error"}),
-    ("bash", "daemon", "setsid sleep 600 &\necho left", {"accepted"}),
-    ("c", "includes a host file", '#include "{secret}"\nint main(){{return 0;}}', {"compile-error"}),
-    ("c", "compile bomb", "int main(){{return 0;}}\nchar x[1<<30]={{1}}; char y[1<<30]={{1}};", {"compile-error"}),
-    ("c", "raw system call", "#include <unistd.h>\nint main(){{syscall(101,0,0,0,0);return 0;}}", {"security-violation"}),
-    ("c", "null pointer", "int main(){{*(volatile int*)0=1;return 0;}}", {"runtime-error"}),
-    ("perl", "endless output", 'while(1){{print "x"x65536}}', {"output-limit"}),
-    ("javascript", "endless loop", "while(true){{}}", {"time-limit"}),
-]  # fmt: skip

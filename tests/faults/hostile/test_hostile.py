@@ -1,7 +1,9 @@
-"""None escapes, disturbs another program, or survives. Real sandbox, real programs."""
+"""None escapes, disturbs another program, or survives. Real sandbox, real programs; `python -m tests.faults.hostile`
+prints what became of each."""
 
 from __future__ import annotations
 
+import platform
 import time
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import pytest
 
 from components.sandbox import Limits, Program, Sandbox, Test
 from components.sandbox.languages import available_languages
-from tests.faults.hostile.programs import FORGERIES, OTHERS, PYTHON, SECRET
+from tests.faults.hostile.others import CALLER, KERNEL_SURFACE, OTHERS
+from tests.faults.hostile.programs import FORGERIES, PYTHON, SECRET
 
-LIMITS = Limits(cpu_s=1, wall_s=2.5, memory_bytes=256 << 20, output_bytes=1 << 16, tmp_bytes=16 << 20)
+LIMITS = Limits(cpu_s=1, wall_s=2, memory_bytes=256 << 20, output_bytes=1 << 16, tmp_bytes=16 << 20)
+COMPILING = Limits(cpu_s=10, wall_s=30, memory_bytes=1 << 30, tmp_bytes=256 << 20, processes=128)
 HONEST = (Program("python", "def f(x):\n    return x + 1\n"), [Test(call="f(1)", expected="2")])
 
 
@@ -67,15 +71,108 @@ def test_forged_results_do_not_pass(sandbox, name):
     _assert_clean(sandbox)
 
 
-@pytest.mark.parametrize(("language", "name", "source", "allowed"), OTHERS)
+@pytest.mark.parametrize("name", FORGERIES)
+@pytest.mark.parametrize(
+    "test",
+    [Test(call="f(1) == 2 and f(2) == 3", expected="True"), Test(call="abs(f(1) - 2) < 1e-6", expected="True"),
+     Test(unit="from solution import f\nassert f(1) == 2\nassert f(2) == 3\n")],
+    ids=["equation", "distance", "unit tests"],
+)  # fmt: skip
+def test_forged_checks_do_not_pass(sandbox, name, test):
+    result = sandbox.run(Program("python", FORGERIES[name]), [test], LIMITS)
+    assert result.verdict in ("wrong-answer", "runtime-error", "compile-error"), result
+
+
+@pytest.mark.parametrize(
+    ("language", "name", "source", "allowed"), OTHERS, ids=[f"{language}: {name}" for language, name, *_ in OTHERS]
+)
 def test_program_in_another_language_is_contained(sandbox, secret, language, name, source, allowed):
     if language not in available_languages():
-        pytest.skip(f"{language} is not installed")
-    text = source.replace("{secret}", str(secret)).replace("{{", "{").replace("}}", "}")
-    result = sandbox.run(Program(language, text), [Test(stdin="")], LIMITS)
+        pytest.skip(f"{language} is not installed here (make languages)")
+    (pid,) = sandbox.pids()
+    result = sandbox.run(
+        Program(language, source.replace("@SECRET@", str(secret))), [Test(stdin="")], LIMITS, compile_limits=COMPILING
+    )
     assert result.verdict in allowed, result
-    assert SECRET not in result.detail + "".join(test.stdout + test.stderr for test in result.tests)
+    shown = result.detail + "".join(test.stdout + test.stderr for test in result.tests)
+    assert SECRET not in shown
+    assert "LEAK" not in "".join(test.stdout for test in result.tests)
+    assert sandbox.pids() == [pid], "the worker had to be replaced"
     _assert_clean(sandbox)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86-64")
+def test_the_kernel_does_nothing_for_them(sandbox):
+    if "c" not in available_languages():
+        pytest.skip("gcc is not installed")
+    result = sandbox.run(Program("c", CALLER), [Test(stdin=str(number)) for number in KERNEL_SURFACE], LIMITS)
+    for (number, name), test in zip(KERNEL_SURFACE.items(), result.tests, strict=True):
+        refused = test.verdict == "accepted" and test.stdout == "-1\n"
+        assert test.verdict == "security-violation" or refused, (number, name, test)
+    _assert_clean(sandbox)
+
+
+# Never puts the two halves of a needle together itself.
+SCAN = """
+import sys
+half = b'needle-in-the-'
+def found(name):
+    with open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb', 0) as memory:
+        for line in maps:
+            where, mode = line.split()[:2]
+            start, end = (int(x, 16) for x in where.split('-'))
+            if mode[0] == 'r' and 'vvar' not in line and 'vsyscall' not in line and 'vdso' not in line:
+                try:
+                    memory.seek(start)
+                    data = memory.read(end - start)
+                    at = data.find(half)
+                    while at >= 0:
+                        if data.startswith(name, at + len(half)): return True
+                        at = data.find(half, at + 1)
+                except OSError: pass
+    return False
+"""
+
+
+@pytest.mark.parametrize("way", ["stdin", "call", "unit"])
+def test_a_program_finds_neither_answers_nor_later_tests_in_its_memory(sandbox, way):
+    """And it would find them: its own input is found."""
+    needles = {name: f"needle-in-the-{name}" for name in ("answer", "later", "input")}
+    ask = "{name: found(name) for name in (b'answer', b'later', b'input')}"
+    limits = Limits(memory_bytes=1 << 30)
+    if way == "stdin":
+        source = f"{SCAN}text = sys.stdin.read()\nprint({ask})"
+        tests = [Test(stdin=needles["input"], expected=needles["answer"]), Test(stdin=needles["later"], expected="x")]
+        said = sandbox.run(Program("python", source), tests, limits).tests[0].stdout
+        assert "b'input': True" in said, said
+    elif way == "call":
+        tests = [Test(call="f(1)", expected=repr(needles["answer"]))]
+        said = sandbox.run(Program("python", f"{SCAN}def f(x): return {ask}"), tests, limits).tests[0].value
+    else:
+        unit = f"from solution import f\nassert f(1) == '{needles['answer']}', f(1)\nlater = '{needles['later']}'"
+        said = (
+            sandbox.run(Program("python", f"{SCAN}def f(x): return {ask}"), [Test(unit=unit)], limits).tests[0].detail
+        )
+    assert "b'answer': False" in said, said
+    assert "b'later': False" in said, said
+
+
+def test_a_program_finds_nothing_of_the_one_before_in_its_memory(sandbox):
+    first = Program("python", "print('needle-in-the-' + 'first'); x = 'needle-in-the-first'")
+    assert sandbox.run(first, [Test(stdin="needle-in-the-first")]).accepted
+    source = f"{SCAN}print(found(b'first'))"
+    result = sandbox.run(Program("python", source), [Test(stdin="", expected="False")], Limits(memory_bytes=1 << 30))
+    assert result.accepted, result
+
+
+def test_one_compilation_cannot_spoil_another(sandbox):
+    """Equal sources with unequal files are two programs, and a file named like the output is overwritten."""
+    if "c" not in available_languages():
+        pytest.skip("gcc is not installed")
+    source = '#include <stdio.h>\n#include "n.h"\nint main(){printf("%d",N);}'
+    for number in (1, 2, 1):
+        program = Program("c", source, {"n.h": f"#define N {number}\n", "main": "#!/bin/sh\necho evil\n"})
+        assert sandbox.run(program, [Test(stdin="", expected=str(number))]).accepted
 
 
 def test_nothing_of_one_program_is_there_for_the_next(sandbox):
