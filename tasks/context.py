@@ -83,12 +83,19 @@ class RunnerContext:
         self.resume = TrackedResume(StoreResume(session.store, lease, self.scratch), tracked, self.clock)
         self.reads: dict[str, set[str]] = {}
         self._session, self._lease, self._tracked, self._progress = session, lease, tracked, progress
+        self._stage = node.stage.type
 
     def fetch(self, ref: ArtifactRef, subpath: str = "") -> Path:
         self.check()
         self.reads.setdefault(ref.uri, set()).add(subpath.strip("/") or ".")
         with spent_on("S3"):
             return self._session.store.fetch(ref, subpath)
+
+    def earlier(self) -> ArtifactRef | None:
+        loaded = self._session.loaded
+        if loaded is None:
+            return None
+        return self._session.store.newest(self._session.execution.project, self._stage, loaded.recipe.name)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         if self._tracked is not None:

@@ -47,6 +47,9 @@ class StageContext(Protocol):
     def fetch(self, ref: ArtifactRef, subpath: str = "") -> Path:
         """A local copy of the artifact, or of one file or folder in it, sizes and sha256 verified."""
 
+    def earlier(self) -> ArtifactRef | None:
+        """The previous version of what this stage makes, by the same recipe; for comparison, never for the result."""
+
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Logs scalars to the tracker. Logging the same step again after a resume replaces nothing and adds nothing."""
 

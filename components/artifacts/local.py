@@ -71,6 +71,7 @@ class LocalContext:
         seed: root seed of the stage.
         execution: execution settings; the defaults when absent.
         quiet: True keeps `progress` silent.
+        previous: what `earlier` answers.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class LocalContext:
         seed: int = 0,
         execution: ExecutionConfig | None = None,
         quiet: bool = False,
+        previous: ArtifactRef | None = None,
     ) -> None:
         self.root, self.node, self.seed, self.quiet = Path(root), node, seed, quiet
+        self._previous = previous
         self.execution = execution or ExecutionConfig()
         self.output = self.root / "output"
         self.scratch = self.root / "scratch"
@@ -106,6 +109,9 @@ class LocalContext:
         if not path.exists():
             raise BadInput(f"no such file in the artifact: {subpath or '.'}", where=ref.uri)
         return path
+
+    def earlier(self) -> ArtifactRef | None:
+        return self._previous
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Appends to `history` and metrics.jsonl; a (step, name) already logged is left as it was."""

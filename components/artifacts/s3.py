@@ -109,11 +109,17 @@ class S3Objects:
                 return False
         return True
 
-    def blocks(self, key: str) -> Iterator[bytes]:
+    @contextmanager
+    def open(self, key: str) -> Iterator[Any]:
+        """A seekable stream that reads ahead. Raises FileNotFoundError when absent."""
         with (
             self._errors(key, absent=FileNotFoundError),
             self.fs.open(self._full(key), "rb", block_size=8 * BLOCK_BYTES, cache_type="readahead") as stream,
         ):
+            yield stream
+
+    def blocks(self, key: str) -> Iterator[bytes]:
+        with self.open(key) as stream:
             while block := stream.read(BLOCK_BYTES):
                 yield block
 

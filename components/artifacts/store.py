@@ -261,6 +261,18 @@ class Store:
             manifests = list(pool.map(lambda pair: self.read_manifest(self._ref(*pair)), commits))
         return [(manifest.fingerprint, manifest.identity) for manifest in manifests]
 
+    def newest(self, project: str, stage: str, recipe: str, looks: int = 20) -> ArtifactRef | None:
+        """The newest artifact of a stage that a recipe of this name made, among the `looks` newest of the stage."""
+        places = [f"{project}/{stage}/{name}" for name in self.objects.folders(f"{project}/{stage}")]
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            commits = [(p, c) for p, c in zip(places, pool.map(self.commit, places), strict=True) if c]
+        commits.sort(key=lambda pair: pair[1].committed, reverse=True)
+        for place, commit in commits[:looks]:
+            ref, manifest = self._load(place, commit)
+            if manifest.provenance.recipe == recipe:
+                return ref
+        return None
+
     def verify(self, uri: str) -> Report:
         """Re-hashes everything at an artifact's URI against its manifest; the report names each bad file."""
         return verify_artifact(self, uri)

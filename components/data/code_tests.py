@@ -1,6 +1,7 @@
 """Test cases of program tasks, in the shapes published sets have, as the two the code verifier knows.
 
-{"inputs": [...], "outputs": [...]}          CodeContests, APPS        -> stdin/stdout
+{"inputs": [...], "outputs": [...]}          APPS, rllm                -> stdin/stdout, or calls of its `fn_name`
+{"input": [...], "output": [...]}            CodeContests              -> stdin/stdout
 [{"input": ..., "output": ...}]              Codeforces, LiveCodeBench -> stdin/stdout
 ["assert f(1) == 2", ...]                    MBPP                      -> call/result
 "def check(candidate): assert candidate..."  HumanEval, LeetCode       -> call/result
@@ -11,6 +12,19 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+# What LeetCode has imported before a `class Solution` starts.
+LEETCODE_PRELUDE = """\
+import bisect, collections, functools, heapq, itertools, math, operator, random, re, string
+from bisect import *
+from collections import *
+from functools import *
+from heapq import *
+from itertools import *
+from math import *
+from typing import *
+inf = float("inf")
+"""
+
 
 def parse_tests(tests: Any, entry_point: str | None, program: str) -> dict[str, Any]:
     """Reference of a code verifier: {"language", "tests", "entry_point"?}. Raises ValueError saying what is wrong.
@@ -19,11 +33,9 @@ def parse_tests(tests: Any, entry_point: str | None, program: str) -> dict[str, 
     """
     if isinstance(tests, dict) and isinstance(tests.get("functional"), str):
         tests = tests["functional"]
-    if isinstance(tests, dict) and {"inputs", "outputs"} <= tests.keys():
-        inputs, outputs = tests["inputs"], tests["outputs"]
-        if len(inputs) != len(outputs) or not inputs:
-            raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs")
-        return _reference([{"stdin": str(a), "stdout": str(b)} for a, b in zip(inputs, outputs, strict=True)], None)
+    for names in (("inputs", "outputs"), ("input", "output")):
+        if isinstance(tests, dict) and tests.keys() >= set(names):
+            return _columns(tests[names[0]], tests[names[1]], tests.get("fn_name"))
     if isinstance(tests, list) and tests and all(isinstance(test, dict) for test in tests):
         return _reference([_pair(test, position) for position, test in enumerate(tests)], entry_point)
     if isinstance(tests, list) and tests and all(isinstance(test, str) for test in tests):
@@ -34,8 +46,33 @@ def parse_tests(tests: Any, entry_point: str | None, program: str) -> dict[str, 
     raise ValueError("tests are in no known shape: inputs/outputs, input/output pairs, asserts or a check function")
 
 
+def _columns(inputs: Any, outputs: Any, function: str | None) -> dict[str, Any]:
+    """Inputs and outputs side by side: standard input and output, or arguments and value of a named function."""
+    if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs) or not inputs:
+        counts = [len(side) if isinstance(side, list) else type(side).__name__ for side in (inputs, outputs)]
+        raise ValueError(f"{counts[0]} inputs and {counts[1]} outputs")
+    pairs = zip(inputs, outputs, strict=True)
+    if function is None:
+        return _reference([{"stdin": _text(a), "stdout": _text(b)} for a, b in pairs], None)
+    calls = []
+    for arguments, result in pairs:
+        listed = arguments if isinstance(arguments, list) else [arguments]
+        calls.append({"call": f"{function}({', '.join(map(repr, listed))})", "result": repr(result)})
+    return _reference(calls, function)
+
+
+def _text(value: Any) -> str:
+    """Some sets keep the lines of a test as a list."""
+    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _reference(tests: list[dict[str, str]], entry_point: str | None) -> dict[str, Any]:
-    return {"language": "python", "tests": tests} | ({"entry_point": entry_point} if entry_point else {})
+    reference: dict[str, Any] = {"language": "python", "tests": tests}
+    if entry_point:
+        reference["entry_point"] = entry_point
+    if entry_point and entry_point.startswith("Solution()."):
+        reference["prelude"] = LEETCODE_PRELUDE
+    return reference
 
 
 def _pair(test: dict[str, Any], position: int) -> dict[str, str]:

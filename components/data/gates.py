@@ -1,8 +1,8 @@
 """Quality gates on Great Expectations: one suite per split, severity decides, Data Docs beside the artifact.
 
-The suites look at columns of statistics (components.data.statistics), so their cost does not grow with text length. A
-critical expectation that fails stops the stage with the expectation, the observed value and example records; a warning
-is returned and shown. `CheckpointResult.success` is False for any failure, warnings too: severity is read per result.
+The suites (components.data.suites) look at columns of facts, so their cost does not grow with text length. A critical
+expectation that fails stops the stage with the expectation, the observed value and example records; a warning is
+returned and shown. `CheckpointResult.success` is False for any failure, warnings too: severity is read per result.
 """
 
 from __future__ import annotations
@@ -13,29 +13,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from components.data.suites import Expect, expectation
 from components.failures import BadInput
-from components.recipe.data import GateConfig
 
 EXAMPLES = 3
-
-
-@dataclass(frozen=True)
-class Expect:
-    """One expectation: a column (or the table, when `column` is empty), what must hold, and what failing means.
-
-    kind: true (every value is True), mean (column mean in [low, high]), range (every value in [low, high]), rows.
-    mostly: share of the values that must hold, for `true` and `range`.
-    """
-
-    kind: Literal["true", "false", "mean", "range", "rows"]
-    column: str
-    severity: Literal["critical", "warning"]
-    meaning: str
-    low: float | None = None
-    high: float | None = None
-    mostly: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -80,70 +63,15 @@ class GateReport:
     def critical(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.severity == "critical")
 
-    def require(self, where: str) -> None:
+    def require(self, where: str, remedy: str = "") -> None:
         """Raises BadInput when a critical expectation failed."""
         if self.critical:
             more = f" (and {len(self.critical) - 1} more)" if len(self.critical) > 1 else ""
             raise BadInput(
                 f"a critical data gate failed: {self.critical[0]}{more}",
                 where=where,
-                remedy="Correct the sources, or set the gate in the recipe under corpus.gates",
+                remedy=remedy or "Correct the sources, or set the gate in the recipe under corpus.gates",
             )
-
-
-def suite(split: str, config: GateConfig, context_length: int | None = None) -> list[Expect]:
-    """The expectations of a split: pretrain, sft, rl, preference, preference_heldout, benchmark or ingestion."""
-    if split == "ingestion":
-        return [
-            Expect(
-                "range",
-                "malformed_fraction",
-                "critical",
-                "too many malformed records",
-                0,
-                config.max_malformed_fraction,
-            ),
-            Expect("true", "has_licence", "warning", "sources without a licence"),
-        ]
-    least = 1 if split in ("benchmark", "preference_heldout") else config.min_records
-    common = [
-        Expect("rows", "", "critical", "too few records", low=least),
-        Expect("true", "prompt_nonempty", "critical", "records without a prompt or text"),
-        Expect("mean", "duplicate", "critical", "too many exact duplicates", high=config.max_duplicate_fraction),
-        Expect("false", "in_other_split", "warning", "questions that also stand in another split"),
-        Expect("range", "tokens", "critical", "records without tokens", low=1),
-    ]
-    if context_length:
-        common.append(
-            Expect("range", "tokens", "warning", "records longer than the context", high=context_length, mostly=0.99)
-        )
-        common.append(
-            Expect(
-                "range",
-                "tokens",
-                "critical",
-                "most records are longer than the context",
-                high=context_length,
-                mostly=0.5,
-            )
-        )
-    own = {
-        "pretrain": [Expect("mean", "repetition", "warning", "repetitive text", high=0.4)],
-        "sft": [
-            Expect("true", "response_nonempty", "critical", "records without a response"),
-            Expect("true", "has_think", "warning", "responses without one closed <think> part", mostly=0.9),
-            Expect("true", "has_answer", "warning", "responses without an answer after the thinking", mostly=0.99),
-            Expect("mean", "repetition", "warning", "repetitive responses", high=0.4),
-        ],
-        "rl": [Expect("true", "has_reference", "critical", "prompts whose verifier has no reference")],
-        "benchmark": [Expect("true", "has_reference", "critical", "items whose verifier has no reference")],
-        "preference": [
-            Expect("true", "replies_differ", "critical", "pairs whose replies are the same", mostly=0.98),
-            Expect("true", "response_nonempty", "warning", "pairs with an empty chosen reply"),
-        ],
-    }
-    own["preference_heldout"] = own["preference"]
-    return common + own[split]
 
 
 def run_gates(
@@ -182,13 +110,18 @@ def run_gates(
     evaluated = 0
     for name, (expectations, table) in tables.items():
         frame = pd.DataFrame({column: list(values) for column, values in table.items()})
-        used = [expect for expect in expectations if expect.kind == "rows" or expect.column in frame.columns]
+        empty = frame.empty and not len(frame.columns)
+        used = [
+            expect
+            for expect in expectations
+            if expect.kind == "rows" or (not empty and (not expect.column or expect.column in frame.columns))
+        ]
         definition = context.validation_definitions.add(
             gx.ValidationDefinition(
                 name=name,
                 data=source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all"),
                 suite=context.suites.add(
-                    gx.ExpectationSuite(name=name, expectations=[_expectation(expect) for expect in used])
+                    gx.ExpectationSuite(name=name, expectations=[expectation(expect) for expect in used])
                 ),
             )
         )
@@ -215,26 +148,6 @@ def run_gates(
         json.dumps({"suites": results, "findings": [asdict(finding) for finding in findings]}, indent=1) + "\n"
     )
     return GateReport(tuple(findings), evaluated, directory)
-
-
-def _expectation(expect: Expect):
-    import great_expectations.expectations as gxe
-    from great_expectations.expectations.metadata_types import FailureSeverity
-
-    common = {"severity": FailureSeverity(expect.severity), "meta": {"meaning": expect.meaning}}
-    if expect.kind == "rows":
-        return gxe.ExpectTableRowCountToBeBetween(min_value=int(expect.low or 0), **common)
-    if expect.kind in ("true", "false"):
-        return gxe.ExpectColumnValuesToBeInSet(
-            column=expect.column, value_set=[expect.kind == "true"], mostly=expect.mostly, **common
-        )
-    if expect.kind == "mean":
-        return gxe.ExpectColumnMeanToBeBetween(
-            column=expect.column, min_value=expect.low, max_value=expect.high, **common
-        )
-    return gxe.ExpectColumnValuesToBeBetween(
-        column=expect.column, min_value=expect.low, max_value=expect.high, mostly=expect.mostly, **common
-    )
 
 
 def _summary(result) -> dict[str, Any]:
@@ -264,7 +177,7 @@ def _observed(result) -> str:
 def _finding(name: str, result, frame) -> Finding:
     summary = _summary(result)
     rows = result.result.get("partial_unexpected_index_list") or []
-    if not rows and summary["column"] == "duplicate":
+    if not rows and summary["column"] == "duplicate_fraction":
         rows = list(frame.index[frame["duplicate"]])
     return Finding(
         suite=name,

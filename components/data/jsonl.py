@@ -34,13 +34,13 @@ SPLITS: Mapping[str, type[Record]] = {
     "preference": PreferenceRecord,
     "preference_heldout": PreferenceRecord,
 }
-IDENTITY_FREE = ("id", "source", "licence")
+IDENTITY_FREE = ("id", "source", "licence", "row", "transformations", "solution")
 
 
 def record_id(payload: Mapping[str, Any]) -> str:
     """First 16 hex digits of the sha256 of the content; where a record came from does not change its identity.
 
-    `payload` is JSON-ready (`record.model_dump(mode="json")`); the keys id, source and licence are left out.
+    `payload` is JSON-ready (`record.model_dump(mode="json")`); the keys of IDENTITY_FREE are left out.
     """
     content = {key: value for key, value in payload.items() if key not in IDENTITY_FREE}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -20,8 +20,10 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str = Field(description="sha256 of the content, first 16 hex digits")
-    source: str
+    source: str = Field(description="URI of the file and, after `#`, its line or row")
     licence: str = ""
+    row: int = Field(default=0, description="Line or row in its file, from 1; 0 for generated records")
+    transformations: tuple[str, ...] = Field(default=(), description="What was done to the original, in order")
 
 
 class Message(BaseModel):
@@ -68,6 +70,7 @@ class RlRecord(Record):
     level: int = 0
     prompt: tuple[Message, ...]
     verifier: Verifier
+    solution: str | None = Field(default=None, description="A solution that came with the problem; no policy sees it")
 
 
 class PreferenceRecord(Record):

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from components.data.gates import run_gates, suite
+from components.data.gates import run_gates
 from components.data.schema import Message, SftRecord
 from components.data.statistics import boxed, columns, has_answer, has_think
+from components.data.suites import suite
 from components.failures import BadInput
 from components.recipe.data import GateConfig
 
@@ -14,7 +15,7 @@ from components.recipe.data import GateConfig
 def record(number, response="<think>because</think>\\boxed{4}", prompt="How much?"):
     prompt = (Message(role="user", content=f"{prompt}{number}" if prompt else ""),)
     return SftRecord(
-        id=f"id{number}", source=f"a.jsonl#{number}", domain="math", family="f", prompt=prompt, response=response
+        id=f"{number:016x}", source=f"a.jsonl#{number}", domain="math", family="f", prompt=prompt, response=response
     )
 
 
@@ -38,14 +39,14 @@ def test_critical_stops_and_warning_is_returned(tmp_path):
     assert "has_think" in {finding.column for finding in report.warnings}
     with pytest.raises(BadInput) as caught:
         report.require("corpus")
-    for part in ("corpus: ", "id99", "a.jsonl#99", "1 of 16 unexpected", "expect_column_values_to_be_in_set"):
+    for part in ("corpus: ", f"{99:016x}", "a.jsonl#99", "1 of 16 unexpected", "expect_column_values_to_be_in_set"):
         assert part in str(caught.value)
 
 
 def test_duplicates_above_the_limit_are_critical(tmp_path):
     report = gate([record(1)] * 5 + [record(2)], tmp_path, max_duplicate_fraction=0.5)
-    assert [finding.column for finding in report.critical] == ["duplicate"]
-    assert "id1" in report.critical[0].examples[0]
+    assert [finding.column for finding in report.critical] == ["duplicate_fraction"]
+    assert f"{1:016x}" in report.critical[0].examples[0]
 
 
 def test_too_few_records_are_critical(tmp_path):

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.artifacts.s3 import S3Objects
+from components.data.ingest import ingest
 from components.data.jsonl import read_records, record_id, write_records
 from components.data.schema import SftRecord
-from components.data.sources import ingest
 from components.failures import BadInput, InfrastructureError
 from components.recipe.data import BenchmarkSource, FileSource
 from tests.components.artifacts.conftest import s3_endpoint, s3_environment  # noqa: F401
