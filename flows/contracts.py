@@ -25,6 +25,10 @@ def check_contracts(recipe: Recipe, read_base: bool = True) -> None:
         read_base: also open the directory of an imported base; `plan` leaves it out when the directory is elsewhere.
     """
     spec = spec_for(recipe.model)
+    if recipe.corpus.gates.expectations:
+        from components.data.suites import check_expectations
+
+        check_expectations(recipe.corpus.gates.expectations)
     _phase_names(recipe)
     _lengths(recipe, spec)
     _rules(recipe, spec)

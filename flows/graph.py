@@ -2,7 +2,8 @@
 
     corpus -> decontaminate -> base -> sft -> rlvr-1 -> rlvr-2 ... -> rlhf -> release
                                         \\-> reward-model --------------/
-    and evaluate-X after every checkpoint X, all of them inputs of the release.
+    with the optional stages `mix` after decontaminate (all training reads its splits) and `pass-rate` after sft (RLVR
+    and RLHF read its prompts), and evaluate-X after every checkpoint X, all of them inputs of the release.
 
 The order of the nodes is an order in which they can run one after another: an evaluation comes right after its model,
 so that a run that stops early has still said how good the last model was.
@@ -105,18 +106,25 @@ def build(recipe: Recipe) -> Graph:
     add("corpus", "corpus", recipe.corpus, {})
     add("decontaminate", "decontaminate", recipe.decontaminate, {"corpus": "corpus"})
     data = {"data": "decontaminate"}
+    if recipe.mix is not None:
+        data = {"data": add("mix", "mix", recipe.mix, data)}
     last = add("base", "base", recipe.base, data)
     evaluate(last)
     last = add("sft", "sft", recipe.sft, {"model": last} | data)
     evaluate(last)
+    prompts = data
+    if recipe.pass_rate is not None:
+        prompts = {"data": add("pass-rate", "pass-rate", recipe.pass_rate, {"model": last} | data)}
     for number, phase in enumerate(recipe.rlvr, start=1):
-        last = add(f"rlvr-{number}", "rlvr", phase, {"model": last} | data, f"rlvr-{number}", key=f"rlvr.{number - 1}")
+        name = f"rlvr-{number}"
+        last = add(name, "rlvr", phase, {"model": last} | prompts, name, key=f"rlvr.{number - 1}")
         evaluate(last)
     reward = add("reward-model", "reward-model", recipe.reward_model, {"model": "sft"} | data)
-    last = add("rlhf", "rlhf", recipe.rlhf, {"model": last, "reward": reward} | data)
+    last = add("rlhf", "rlhf", recipe.rlhf, {"model": last, "reward": reward} | prompts)
     evaluate(last)
     scores = {name: name for name, node in nodes.items() if node.stage.type == "evaluate"}
-    add("release", "release", recipe.release, {"model": last, "corpus": "corpus"} | data | scores)
+    cleaned = {"corpus": "corpus", "data": "decontaminate"}  # the card tells what was removed from what
+    add("release", "release", recipe.release, {"model": last} | cleaned | scores)
     return Graph(recipe, nodes)
 
 

@@ -44,8 +44,10 @@ class Stage:
 STAGES: Mapping[str, Stage] = {
     stage.type: stage
     for stage in (
-        Stage("corpus", 2, {}, "corpus"),
+        Stage("corpus", 3, {}, "corpus"),
         Stage("decontaminate", 1, {"corpus": "corpus"}, "clean-corpus", uses_model=False),
+        Stage("mix", 1, {"data": "clean-corpus"}, "clean-corpus"),
+        Stage("pass-rate", 1, {"model": "checkpoint", "data": "clean-corpus"}, "clean-corpus"),
         Stage("base", 1, {"data": "clean-corpus"}, "checkpoint"),
         Stage("sft", 1, {"model": "checkpoint", "data": "clean-corpus"}, "checkpoint"),
         Stage("rlvr", 1, {"model": "checkpoint", "data": "clean-corpus"}, "checkpoint"),

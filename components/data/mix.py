@@ -102,11 +102,12 @@ def _asked(records: int, per_unit, most, sizes, largest: float, where: str) -> f
     if scale > largest * (1 + 1e-9):
         scarce = min(per_unit, key=lambda group: most[group] / per_unit[group])
         wanted = round(scale * per_unit[scarce])
+        possible = int(largest * sum(per_unit.values()) + 1e-6)
         raise BadInput(
             f"{records} records of this mix need {wanted} of {scarce}, which has {sizes[scarce]} "
             f"and may give {int(most[scarce])}",
             where=where,
-            remedy=f"Ask for at most {int(largest * sum(per_unit.values()))} records, or raise max_epochs or the cap",
+            remedy=f"Ask for at most {possible} records, or raise max_epochs or the cap",
         )
     return scale
 

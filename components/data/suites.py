@@ -46,7 +46,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "benchmark": (*_EVERY, *_WHOLE, *_PROMPT),
     "ingestion": ("id", "malformed_fraction", "has_licence", "records"),
     "mix": ("id", "split", "domain", "wanted", "share", "deviation", "epochs"),
-    "rollouts": ("id", "tokens", "reward", "reward_error", "truncated", "response_nonempty", "repetition", "language"),
+    "rollouts": ("id", "tokens", "reward", "reward_error", "truncated", "response_nonempty", "repetition"),
     "drift": ("id", "split", "measure", "distance"),
 }
 

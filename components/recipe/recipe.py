@@ -13,6 +13,7 @@ from components.recipe.base import StrictModel
 from components.recipe.data import CorpusConfig, DecontaminateConfig
 from components.recipe.evaluation import EvaluationConfig, ReleaseConfig
 from components.recipe.execution import ExecutionConfig
+from components.recipe.mix import MixConfig, PassRateConfig
 from components.recipe.model import ModelConfig
 from components.recipe.rl import RlhfConfig, RlPhase
 from components.recipe.training import ImportConfig, PretrainConfig, RewardModelConfig, SftConfig
@@ -25,8 +26,10 @@ class Recipe(StrictModel):
     model: ModelConfig
     corpus: CorpusConfig
     decontaminate: DecontaminateConfig = DecontaminateConfig()
+    mix: MixConfig | None = None
     base: PretrainConfig | ImportConfig = Field(discriminator="kind")
     sft: SftConfig
+    pass_rate: PassRateConfig | None = None
     rlvr: tuple[RlPhase, ...] = Field(min_length=1)
     reward_model: RewardModelConfig
     rlhf: RlhfConfig
