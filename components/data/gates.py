@@ -81,7 +81,7 @@ def run_gates(
 
     Args:
         tables: {suite name: (expectations, columns)}; every table has a column `id` that examples are named by. An
-            empty table is judged by its row count alone.
+            empty table is judged by its row count alone, a column of None is not judged.
     """
     import great_expectations as gx
     import pandas as pd
@@ -110,12 +110,7 @@ def run_gates(
     evaluated = 0
     for name, (expectations, table) in tables.items():
         frame = pd.DataFrame({column: list(values) for column, values in table.items()})
-        empty = frame.empty and not len(frame.columns)
-        used = [
-            expect
-            for expect in expectations
-            if expect.kind == "rows" or (not empty and (not expect.column or expect.column in frame.columns))
-        ]
+        used = [expect for expect in expectations if _applies(expect, table)]
         definition = context.validation_definitions.add(
             gx.ValidationDefinition(
                 name=name,
@@ -148,6 +143,20 @@ def run_gates(
         json.dumps({"suites": results, "findings": [asdict(finding) for finding in findings]}, indent=1) + "\n"
     )
     return GateReport(tuple(findings), evaluated, directory)
+
+
+def _applies(expect: Expect, table: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether there is anything to ask: an empty table is judged by its row count, a column without values not at all.
+
+    A number over all records decides more than the rows of a sample do.
+    """
+    if expect.kind == "rows":
+        return "records" not in table
+    if not table:
+        return False
+    if expect.kind == "custom" or not expect.column:
+        return True
+    return any(value is not None for value in table.get(expect.column, ()))
 
 
 def _summary(result) -> dict[str, Any]:
