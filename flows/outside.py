@@ -47,7 +47,7 @@ def with_outside(graph: Graph, read_base: bool = True) -> Graph:
 def look_at_local_files(recipe: Recipe) -> None:
     """Raises BadInput for a missing local file of the corpus, or one of an unknown layout."""
     for source in _sources(recipe):
-        if not source.uri.startswith("s3://"):
+        if not source.uri.startswith(("s3://", "hf://")):
             look(source)
 
 

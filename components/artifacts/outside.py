@@ -1,7 +1,8 @@
 """Digests of files that no stage made: a recipe names them by place, their content decides what is computed again.
 
 Local files by sha256, remembered by size, inode and time of change, so that a second look costs nothing. Objects on S3
-by their ETag, which changes with their content; their sha256 is recorded when they are read.
+by their ETag, which changes with their content; their sha256 is recorded when they are read. Files of a Hugging Face
+data set by the commit in their URI (hf://datasets/OWNER/NAME@COMMIT/PATH).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ REMEMBERED = "outside.json"
 
 
 def outside_digests(uris: Iterable[str], memory: Path) -> dict[str, str]:
-    """{uri: `sha256:...` or `etag:...`} of single files.
+    """{uri: `sha256:...`, `etag:...` or `commit:...`} of single files.
 
     Args:
         uris: plain paths, file:// or s3:// of files that exist.
@@ -59,6 +60,8 @@ def _digest(uri: str, known: dict[str, list]) -> str:
         if tag is None:
             raise BadInput("no such object", where=uri)
         return f"etag:{tag}"
+    if parts.scheme == "hf":
+        return f"commit:{uri.partition('@')[2].partition('/')[0]}"
     path = Path(unquote(parts.path) if parts.scheme else uri).absolute()
     try:
         found = path.stat()

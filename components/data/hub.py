@@ -26,11 +26,6 @@ def is_pinned(uri: str) -> bool:
     return re.match(r"hf://datasets/[\w.-]+/[\w.-]+@[0-9a-f]{40}/", uri) is not None
 
 
-def commit_of(uri: str) -> str:
-    """The commit in a pinned file's URI."""
-    return uri.partition("@")[2].partition("/")[0]
-
-
 def hub_files(uri: str, subset: str | None, part: str) -> list[str]:
     """Files of one split of a hub id, as hf://datasets/OWNER/NAME@COMMIT/PATH.
 
