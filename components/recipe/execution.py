@@ -9,6 +9,21 @@ from pydantic import Field
 from components.recipe.base import StrictModel
 
 
+class JudgeEndpoint(StrictModel):
+    """Where a judge model answers: an OpenAI-compatible endpoint, or a directory that a local vLLM serves meanwhile."""
+
+    model: str = Field(min_length=1, description="Name in the recipe's rewards and at the endpoint")
+    base_url: str | None = Field(default=None, description="Ends in /v1; RINGFLOW_JUDGE_URL when absent")
+    directory: str | None = Field(default=None, description="A release or Hugging Face directory to serve here")
+    api_key_env: str | None = Field(default=None, description="Environment variable that holds the key")
+    concurrency: int = Field(default=8, ge=1)
+    timeout_s: float = Field(default=60.0, gt=0, description="One request")
+    deadline_s: float = Field(default=300.0, gt=0, description="One question with its retries")
+    retries: int = Field(default=4, ge=0)
+    budget_tokens: int | None = Field(default=None, ge=1, description="Prompt and completion tokens of one attempt")
+    cache: str | None = Field(default=None, description="File of replies that outlives the run")
+
+
 class ExecutionConfig(StrictModel):
     """On two CPU cores: one process per core with one thread each, learners and engines taking turns."""
 
@@ -27,4 +42,5 @@ class ExecutionConfig(StrictModel):
     retries: int = Field(default=2, ge=0, description="Retries of a stage after an infrastructure failure")
     retry_delay_s: float = Field(default=2.0, ge=0)
     lease_ttl_s: float = Field(default=30.0, gt=0, description="A lease without a heartbeat for this long is stale")
+    judges: tuple[JudgeEndpoint, ...] = Field(default=(), description="Where the judges of `rewards` answer")
     project: str = Field(default="ringflow", pattern=r"^[a-z0-9-]+$", description="First path part in the store")

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from components.recipe.base import StrictModel
 from components.recipe.data import Domain
+from components.recipe.rewards import RewardsConfig
 from components.recipe.training import OptimiserConfig
 
 
@@ -157,6 +158,7 @@ class RlPhase(StrictModel):
     minibatches: int = Field(default=2, ge=1, description="Optimiser updates per step")
     guard: GuardConfig = GuardConfig()
     checkpoint_every: int = Field(default=10, ge=1)
+    rewards: RewardsConfig = RewardsConfig()
     reward_timeout_s: float = Field(default=5.0, gt=0, description="Deadline of one verification")
 
 

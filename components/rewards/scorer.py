@@ -16,7 +16,7 @@ from typing import Any
 from components.failures import InfrastructureError
 from components.rewards import extract
 from components.rewards.code import code_job, code_limits, code_reward
-from components.rewards.instruction import failed_constraints
+from components.rewards.instruction import Mode, failed_constraints
 from components.rewards.logic import logic_equal
 from components.rewards.math import LONGEST_ANSWER, quick_equal
 from components.rewards.preference import preference_score
@@ -35,6 +35,7 @@ class RuleScorer:
         sandbox_workers, verify_workers: processes for programs and for symbolic comparisons; they start at first use.
         tier: weakest isolation allowed.
         fallbacks: ways to find an answer without a box; none by default, as in the paper.
+        instruction_mode: of references that name none.
     """
 
     def __init__(
@@ -44,11 +45,12 @@ class RuleScorer:
         *,
         tier: Tier = "strict",
         fallbacks: Collection[extract.Fallback] = (),
+        instruction_mode: Mode = "strict",
     ) -> None:
         self._sandbox = Sandbox(sandbox_workers, tier)
         self._verify = VerifyPool(verify_workers, tier)
         self._programs = ThreadPoolExecutor(sandbox_workers, thread_name_prefix="reward-code")
-        self._fallbacks = tuple(fallbacks)
+        self._fallbacks, self._instruction_mode = tuple(fallbacks), instruction_mode
 
     def score(self, requests: list[RewardRequest], deadline_s: float) -> list[Reward]:
         """One reward per request, in order. `deadline_s` bounds the processor time of each
@@ -94,9 +96,10 @@ class _Batch:
             text = extract.final_text(request.response)
             if text is None or not text.strip():
                 return self._no_answer(request)
-            failed = failed_constraints(text, reference)
-            verdict = "wrong" if failed else "correct"
-            return Reward(float(not failed), verdict, {"failed": failed}, time.perf_counter() - started)
+            mode = reference.get("mode") or self._scorer._instruction_mode
+            failed = failed_constraints(text, reference, mode)
+            verdict, evidence = "wrong" if failed else "correct", {"failed": failed, "mode": mode}
+            return Reward(float(not failed), verdict, evidence, time.perf_counter() - started)
         answer = extract.answer(request.response, self._scorer._fallbacks)
         if answer is None:
             return self._no_answer(request)
@@ -166,6 +169,9 @@ def open_scorer(
     *,
     tier: Tier = "strict",
     fallbacks: Collection[extract.Fallback] = (),
+    instruction_mode: Mode = "strict",
 ) -> RuleScorer:
     """A rule scorer; close it, or use it in a `with` statement. Nothing starts before the first expensive check."""
-    return RuleScorer(sandbox_workers, verify_workers, tier=tier, fallbacks=fallbacks)
+    return RuleScorer(
+        sandbox_workers, verify_workers, tier=tier, fallbacks=fallbacks, instruction_mode=instruction_mode
+    )

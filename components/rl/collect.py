@@ -6,7 +6,8 @@ The synchronous collector draws a step's prompts and waits for all of them. The 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 
 from components.artifacts.context import StageContext
 from components.recipe.rl import RlPhase, RolloutConfig
-from components.rewards.types import Reward, RewardRequest, Scorer
+from components.rewards.types import GroupScorer, Reward, RewardRequest, Scorer
 from components.rl.batch import Group, Prompt
 from components.rl.ledger import PromptMixture
 from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
@@ -101,17 +102,32 @@ class Sources:
 
     def score(self, drawn: Sequence[tuple[int, Sample]]) -> list[Reward]:
         """Rewards of (prompt index, finished sample), in order."""
-        batch = [
-            RewardRequest(
-                request_id=sample.request_id,
-                prompt=self.prompts[index].text,
-                response=self.decode(sample.tokens),
-                verifier=self.prompts[index].verifier,
-                truncated=sample.finish == "length",
-            )
-            for index, sample in drawn
+        return self.scorer.score([self.reward_request(*pair) for pair in drawn], self.config.reward_timeout_s)
+
+    def reward_request(self, index: int, sample: Sample) -> RewardRequest:
+        """What the scorer is asked about a finished sample of a prompt."""
+        prompt = self.prompts[index]
+        return RewardRequest(
+            request_id=sample.request_id,
+            prompt=prompt.text,
+            response=self.decode(sample.tokens),
+            verifier=prompt.verifier,
+            truncated=sample.finish == "length",
+            domain=prompt.domain,
+            group=sample.request_id.rpartition("/")[0],
+        )
+
+    def ready(self, finished: Sequence[tuple[Hashable, int]]) -> list[bool]:
+        """Which of the (group, prompt index) finished and not yet scored may be scored now: all, except that a scorer
+        that compares the responses to a prompt gets a whole group at once."""
+        scorer, size = self.scorer, self.config.rollout.group_size
+        if not isinstance(scorer, GroupScorer):
+            return [True] * len(finished)
+        counts = Counter(group for group, _ in finished)
+        return [
+            counts[group] == size or not scorer.needs_group(self.prompts[index].domain, self.prompts[index].verifier)
+            for group, index in finished
         ]
-        return self.scorer.score(batch, self.config.reward_timeout_s)
 
 
 class SynchronousCollector:
@@ -129,10 +145,14 @@ class SynchronousCollector:
         samples: dict[int, Sample] = {}
         rewards: dict[int, Reward] = {}
         with ThreadPoolExecutor(1, thread_name_prefix="score") as pool:
-            waiting = []
+            waiting, unscored = [], []
             with clock("rollout"):
                 for indices, finished in sources.engines.stream(requests, sources.sampling):
                     samples |= dict(zip(indices, finished, strict=True))
+                    unscored += indices
+                    ready = sources.ready([(i // size, drawn[i // size]) for i in unscored])
+                    indices = [i for i, now in zip(unscored, ready, strict=True) if now]
+                    unscored = [i for i, now in zip(unscored, ready, strict=True) if not now]
                     batch = [(drawn[i // size], samples[i]) for i in indices]
                     waiting.append((indices, pool.submit(sources.score, batch)))
             with clock("reward"):

@@ -17,7 +17,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -26,9 +26,11 @@ import numpy as np
 from components.artifacts.context import StageContext
 from components.failures import BadInput, Diverged
 from components.recipe.rl import RlPhase
-from components.rewards.types import Scorer
+from components.rewards.monitor import alarms, monitor
+from components.rewards.types import Reward, RewardRequest, Scorer
 from components.rl.batch import Group, Prompt, policy_sequences, rollout_metrics, select, token_sequence
 from components.rl.collect import Collector, Engines, Sources, Stopwatch, staleness_metrics
+from components.rl.evidence import count_alarms, keep_rewards, note_alarms, sample_groups
 from components.rl.guard import Guard, Verdict
 from components.rl.ledger import PromptMixture
 from components.rl.mismatch import mismatch_report, update_report
@@ -38,8 +40,6 @@ from components.rollout.types import Sampling
 from components.training.probe import Probe, logprob_answer
 from components.training.types import PolicyLoss, PolicySequence
 from components.training.types import Sequence as TokenSequence
-
-EVIDENCE_GROUPS = 4
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +60,17 @@ class Learners(Protocol):
 
 @dataclass
 class RlSummary:
-    """steps: trained. first and last: mean reward over the first and the last tenth of the steps (at least one)."""
+    """steps: trained. first and last: mean reward over the first and the last tenth of the steps (at least one).
+
+    warnings: the guard's. alarms: of the reward monitors.
+    """
 
     steps: int
     reward_first: float
     reward_last: float
     outcomes: dict[str, int]
     warnings: list[str] = field(default_factory=list)
+    alarms: int = 0
 
 
 def train_rl(
@@ -105,7 +109,8 @@ def train_rl(
     journal = Journal(context, probe)
     rollout = config.rollout
     sampling = Sampling(rollout.temperature, rollout.top_p, rollout.max_new_tokens, stop_token_ids)
-    collector = open_collector(Sources(context, engines, scorer, prompts, mixture, config, sampling, decode))
+    sources = Sources(context, engines, scorer, prompts, mixture, config, sampling, decode)
+    collector = open_collector(sources)
     start, version = 0, 0
     if (point := context.resume.latest()) is not None:
         start, version = point.step, point.state["version"]
@@ -123,6 +128,8 @@ def train_rl(
         selection = select(groups, collector.wanted(groups), objective.advantages, objective.token_budget)
         metrics = rollout_metrics(groups, selection, lambda index: prompts[index].domain) | collector.metrics()
         samples = [sample for sample, _ in selection.trained]
+        metrics |= (watched := monitor(scored_requests(sources, groups)))
+        journal.alarms(step, alarms(watched, config.rewards.monitors))
 
         with collector.decoding():
             with clock("old_logprobs"):
@@ -159,6 +166,15 @@ def train_rl(
         context.metrics({"time/step_s": total, "rollout/tokens_per_s": metrics["rollout/tokens"] / total}, step)
         context.progress(step + 1, config.steps, f"reward {metrics.get('reward/mean', float('nan')):.3f}")
     return journal.summary(config.steps, mixture)
+
+
+def scored_requests(sources: Sources, groups: Sequence[Group]) -> list[tuple[RewardRequest, Reward]]:
+    """Every response of the step with what its scorer was asked and answered."""
+    return [
+        (sources.reward_request(group.prompt, sample), reward)
+        for group in groups
+        for sample, reward in zip(group.samples, group.rewards, strict=True)
+    ]
 
 
 def summarise(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -204,6 +220,12 @@ class Journal:
             self.warnings.append(f"step {step}: {verdict.diagnosis}")
             log.warning("%s step %d: %s", self.context.node, step, verdict.diagnosis)
 
+    def alarms(self, step: int, found: Sequence[str]) -> None:
+        """Notes what the monitors of the rewards found; a person decides."""
+        note_alarms(self.rollouts, step, found)
+        for text in found:
+            log.warning("%s step %d: reward monitor: %s", self.context.node, step, text)
+
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         self.context.metrics(metrics, step)
         if "reward/mean" in metrics:
@@ -219,23 +241,11 @@ class Journal:
         decode: Callable[[list[int]], str],
         every: int,
     ) -> None:
-        """Writes the first groups of every `every`-th step in full: what was asked, answered and judged."""
-        if step % every:
-            return
-        with (self.rollouts / f"step-{step:06d}.jsonl").open("w") as stream:
-            for group in groups[:EVIDENCE_GROUPS]:
-                for sample, reward in zip(group.samples, group.rewards, strict=True):
-                    record = {
-                        "step": step,
-                        "prompt_id": prompts[group.prompt].id,
-                        "prompt": prompts[group.prompt].text,
-                        "response": decode(sample.tokens),
-                        "finish": sample.finish,
-                        "tokens": len(sample.tokens),
-                        "version": sample.version,
-                        "reward": asdict(reward) | {"seconds": None},
-                    }
-                    stream.write(json.dumps(record, default=str) + "\n")
+        """Keeps every reward; puts the first groups of every `every`-th step into the tracker, in full."""
+        keep_rewards(self.rollouts, step, groups, prompts, decode)
+        if step % every == 0:
+            path = sample_groups(self.rollouts, step, groups, prompts, decode)
+            self.context.attach(path, f"rollouts/{path.name}")
 
     def checkpoint(
         self,
@@ -276,4 +286,5 @@ class Journal:
             reward_last=float(np.mean(self.rewards[-tenth:])) if self.rewards else float("nan"),
             outcomes=dict(mixture.outcomes),
             warnings=self.warnings,
+            alarms=count_alarms(self.rollouts),
         )

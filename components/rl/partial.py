@@ -228,9 +228,14 @@ class PartialCollector:
                 self._unscored.append(key)
 
     def _score_finished(self, pool: ThreadPoolExecutor, scoring: list[tuple[list[Key], Future[list[Reward]]]]) -> None:
-        keys, self._unscored = self._unscored, []
+        """Hands over what may be scored; members of a group that must be scored whole wait for the others."""
+        waiting = [key for key in self._unscored if key in self.rollouts]  # the others were purged meanwhile
+        prompts = [self.scheduler.groups[number].prompt for number, _ in waiting]
+        ready = self.sources.ready([(key[0], prompt) for key, prompt in zip(waiting, prompts, strict=True)])
+        keys = [key for key, now in zip(waiting, ready, strict=True) if now]
+        self._unscored = [key for key, now in zip(waiting, ready, strict=True) if not now]
         if keys:
-            batch = [(self.scheduler.groups[number].prompt, self.rollouts[number, m].sample()) for number, m in keys]
+            batch = [(self.scheduler.groups[key[0]].prompt, self.rollouts[key].sample()) for key in keys]
             scoring.append((keys, pool.submit(self.sources.score, batch)))
 
     def _close(self, group: GroupState) -> Group:

@@ -18,18 +18,16 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     phase: RlhfConfig = config.section
     reward_model = context.fetch(inputs["reward"])
 
-    def open_rewards(learners: Any, tokenizer: Any) -> Scorer:
+    def open_ended(learners: Any, tokenizer: Any) -> Scorer:
         from components.model.tokenizer import encode_response, encode_text
-        from components.rewards.scorer import open_scorer
-        from components.rl.preference_scorer import PreferenceScorer
+        from components.rewards.reward_model import RewardModelScorer
 
         learners.load_reward(reward_model)
-        return PreferenceScorer(
-            open_scorer(),
+        return RewardModelScorer(
             learners.score,
             lambda prompt, response: encode_text(tokenizer, prompt) + encode_response(tokenizer, response),
         )
 
     share = phase.verifiable_fraction
     parts = [(phase.domains, 1.0 - share), (phase.verifiable_domains, share)]
-    return run_phase(context, inputs, config, parts, open_rewards)
+    return run_phase(context, inputs, config, parts, open_ended)

@@ -12,14 +12,13 @@ from components.artifacts.ref import ArtifactRef
 from components.recipe.rl import RlPhase
 from components.rewards.types import Scorer
 from tasks.stage import StageConfig
+from tasks.stages.rewards import open_rewards
 
 
 def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageConfig) -> StageResult:
     """inputs: model (checkpoint), data (clean corpus)."""
-    from components.rewards.scorer import open_scorer
-
     phase: RlPhase = config.section
-    return run_phase(context, inputs, config, [(phase.domains, 1.0)], lambda learners, tokenizer: open_scorer())
+    return run_phase(context, inputs, config, [(phase.domains, 1.0)])
 
 
 def run_phase(
@@ -27,12 +26,12 @@ def run_phase(
     inputs: Mapping[str, ArtifactRef],
     config: StageConfig,
     parts: Sequence[tuple[Sequence[str], float]],
-    open_rewards: Callable[[Any, Any], Scorer],
+    open_ended: Callable[[Any, Any], Scorer] | None = None,
 ) -> StageResult:
     """What RLVR and RLHF share.
 
     parts: (domains, share of each step's prompts).
-    open_rewards: (learners, tokenizer) -> scorer.
+    open_ended: (learners, tokenizer) -> the trained reward model as a scorer, where the stage has one.
     """
     from components.model.spec import spec_for
     from components.model.tokenizer import contract, decode_response, load_tokenizer
@@ -63,8 +62,8 @@ def run_phase(
             held.callback(frozen.close)
             frozen.load_hf(start)
             reference = partial(_logprobs, frozen)
-        scorer = open_rewards(learners, tokenizer)
-        held.callback(scorer.close)
+        trained = open_ended(learners, tokenizer) if open_ended else None
+        scorer = open_rewards(context, phase, held, trained)
         summary = train_rl(
             context,
             learners,
@@ -85,6 +84,7 @@ def run_phase(
             "reward_last": round(summary.reward_last, 4),
             "prompts": len(prompts),
             "guard_warnings": len(summary.warnings),
+            "reward_alarms": summary.alarms,
             **{f"groups_{outcome}": count for outcome, count in sorted(summary.outcomes.items())},
         },
         contract=contract(tokenizer, spec),

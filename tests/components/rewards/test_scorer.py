@@ -97,35 +97,18 @@ def test_logic(scorer, answer, reference, value):
     assert one(scorer, "logic", {"answer": reference}, f"\\boxed{{{answer}}}").value == value
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "text", "holds"),
-    [
-        ("punctuation:no_comma", {}, "a b", True), ("punctuation:no_comma", {}, "a, b", False),
-        ("length_constraints:number_words", {"relation": "at least", "num_words": 3}, "one two three", True),
-        ("length_constraints:number_words", {"relation": "less than", "num_words": 3}, "one two three", False),
-        ("ringflow:number_characters", {"relation": "at most", "num_characters": 3}, "abcd", False),
-        ("length_constraints:number_sentences", {"relation": "exactly", "num_sentences": 2}, "A b. C d!", True),
-        ("length_constraints:number_paragraphs", {"num_paragraphs": 2}, "a\n***\nb", True),
-        ("change_case:english_lowercase", {}, "abc 1", True), ("change_case:english_lowercase", {}, "Abc", False),
-        ("change_case:english_capital", {}, "ABC", True), ("keywords:existence", {"keywords": ["a", "B"]}, "A b", True),
-        ("keywords:forbidden_words", {"forbidden_words": ["cat"]}, "concatenate", True),
-        ("keywords:forbidden_words", {"forbidden_words": ["cat"]}, "a Cat.", False),
-        ("keywords:frequency", {"relation": "at least", "keyword": "x", "frequency": 2}, "x x", True),
-        ("ringflow:keywords_in_order", {"keywords": ["a", "b"]}, "b a", False),
-        ("startend:end_checker", {"end_phrase": "bye"}, "so, Bye", True), ("startend:quotation", {}, '"a"', True),
-        ("ringflow:starts_with", {"start_phrase": "Hi"}, "hi there", True),
-        ("combination:repeat_prompt", {"prompt_to_repeat": "Say it"}, "Say it. Done", True),
-        ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "* a\n- b", True),
-        ("detectable_format:json_format", {}, '```json\n{"a": 1}\n```', True), ("detectable_format:title", {}, "<<T>>", True),
-        ("detectable_content:number_placeholders", {"num_placeholders": 1}, "[name]", True),
-        ("detectable_content:postscript", {"postscript_marker": "P.S."}, "a\nP.S. b", True), ("punctuation:no_comma", {}, " ", False),
-    ],
-)  # fmt: skip
-def test_instructions(scorer, name, arguments, text, holds):
-    reward = one(
-        scorer, "instruction", {"constraints": [{"id": name, "arguments": arguments}]}, f"<think>,</think>{text}"
-    )
-    assert reward.value == float(holds), reward
+def test_instructions_are_all_or_nothing_after_the_reasoning(scorer):
+    constraints = [
+        {"id": "punctuation:no_comma", "arguments": {}},
+        {"id": "length_constraints:number_words", "arguments": {"relation": "at least", "num_words": 2}},
+    ]
+    reference = {"constraints": constraints}
+    assert one(scorer, "instruction", reference, "<think>,</think>one two").verdict == "correct"
+    reward = one(scorer, "instruction", reference, "one, two")
+    assert (reward.value, reward.evidence) == (0.0, {"failed": ["punctuation:no_comma"], "mode": "strict"})
+    loose = one(scorer, "instruction", reference | {"mode": "loose"}, "Sure, here:\none two")
+    assert (loose.value, loose.evidence["mode"]) == (1.0, "loose")
+    assert one(scorer, "instruction", reference, "<think>one two").verdict == "no-answer"
 
 
 def test_preference_and_registered_rubrics(scorer):
@@ -140,7 +123,7 @@ def test_bad_references_are_bad_input_not_wrong_answers(scorer):
     for kind, reference in (
         ("code", {"tests": []}),
         ("code", {"tests": [{"stdin": "1"}]}),
-        ("instruction", {"constraints": [{"id": "language:response_language"}]}),
+        ("instruction", {"constraints": [{"id": "words:start_verb"}]}),
         ("instruction", {"constraints": [{"id": "punctuation:no_comma", "arguments": {"x": 1}}]}),
     ):
         with pytest.raises(BadInput, match=r"verifier\.reference"):

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from components.data.schema import Verifier
 from components.failures import BadInput, IntegrityError
+from components.recipe.rewards import RewardsConfig
 from components.recipe.rl import GuardConfig
+from components.rewards.mixture import Mixture
+from components.rewards.reward_model import RewardModelScorer
 from components.rewards.types import Reward, RewardRequest
 from components.rl.advantages import group_advantages
 from components.rl.batch import Group, policy_sequences, rollout_metrics, select
 from components.rl.guard import Guard
 from components.rl.ledger import PromptLedger, PromptMixture
-from components.rl.preference_scorer import PreferenceScorer
 from components.rollout.types import Sample
 
 
@@ -158,9 +160,8 @@ def test_preference_prompts_never_reach_the_gold_judge():
         def close(self):
             pass
 
-    scorer = PreferenceScorer(
-        Rules(), lambda sequences: np.array([len(s) for s in sequences]), lambda p, r: [0] * len(r)
-    )
+    model = RewardModelScorer(lambda sequences: np.array([len(s) for s in sequences]), lambda p, r: [0] * len(r))
+    scorer = Mixture(RewardsConfig(), Rules(), model)
     verifier = {kind: Verifier(kind=kind, reference={}) for kind in ("math", "preference")}
     requests = [
         RewardRequest("a", "p", "long answer", verifier["preference"]),

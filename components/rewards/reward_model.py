@@ -1,8 +1,4 @@
-"""General RL rewards: the reward model where people's preference is the judge, rule verifiers everywhere else.
-
-The reference of a preference prompt holds the generator's gold judge, which evaluation asks and training must never
-see: such prompts are routed to the reward model by their kind alone.
-"""
+"""The trained reward model as a scorer, for open-ended prompts of general RL."""
 
 from __future__ import annotations
 
@@ -11,41 +7,30 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from components.rewards.types import Reward, RewardRequest, Scorer
+from components.rewards.types import Reward, RewardRequest
 
 # How far below the lowest answer of its batch a response without an end is placed: the reward model never saw one, so
 # its own score for it means nothing, and not ending must not pay.
 UNFINISHED_PENALTY = 1.0
 
 
-class PreferenceScorer:
-    """Scorer that sends `preference` requests to a reward model and the rest to a rule scorer.
+class RewardModelScorer:
+    """Implements `Scorer`.
 
     Args:
-        rules: scorer of the other kinds; closed together with this one.
         reward_model: token sequences (prompt plus response with EOS) -> rewards [sequences].
         encode: (prompt text, response text) -> token ids of both with EOS.
     """
 
     def __init__(
         self,
-        rules: Scorer,
         reward_model: Callable[[Sequence[np.ndarray]], np.ndarray],
         encode: Callable[[str, str], list[int]],
     ) -> None:
-        self._rules, self._reward_model, self._encode = rules, reward_model, encode
+        self._reward_model, self._encode = reward_model, encode
 
     def score(self, requests: list[RewardRequest], deadline_s: float) -> list[Reward]:
-        preferred = [i for i, request in enumerate(requests) if request.verifier.kind == "preference"]
-        others = [i for i, request in enumerate(requests) if request.verifier.kind != "preference"]
-        rewards = dict(zip(others, self._rules.score([requests[i] for i in others], deadline_s), strict=True))
-        rewards |= dict(zip(preferred, self._preferences([requests[i] for i in preferred]), strict=True))
-        return [rewards[i] for i in range(len(requests))]
-
-    def close(self) -> None:
-        self._rules.close()
-
-    def _preferences(self, requests: list[RewardRequest]) -> list[Reward]:
+        """One reward per request, in order; `deadline_s` is for rules."""
         if not requests:
             return []
         started = time.perf_counter()
@@ -62,3 +47,6 @@ class PreferenceScorer:
             )
             for request, score in zip(requests, scores, strict=True)
         ]
+
+    def close(self) -> None:
+        """The model belongs to the learners."""
