@@ -36,6 +36,7 @@ _SUPERSCRIPT_RUN = re.compile(r"[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _THOUSANDS = re.compile(r"^([+-]?\d{1,3})((?:(?:,|\{,\})\d{3})+)(\.\d+)?$")
 _DECIMAL = re.compile(r"^[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?$")
 _SCIENTIFIC = re.compile(r"^([+-]?(?:\d+(?:\.\d*)?|\.\d+)?)(?:\\times|\\cdot|\*)?10\^\{?([+-]?\d{1,4})\}?$")
+_REPEATING = re.compile(r"^([+-]?)(\d*)\.(\d*)\\overline\{?(\d{1,40})\}?$")
 _FRAC = re.compile(r"^([+-]?)(\d+)?\\[dtc]?frac(?:\{([^{}]+)\}|(\d))(?:\{([^{}]+)\}|(\d))$")
 _SLASH = re.compile(r"^([+-]?[^/]+)/([^/]+)$")
 
@@ -53,6 +54,7 @@ def normal(text: str) -> str:
         if not count:
             break
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
+    text = re.sub(r"\\varnothing(?![A-Za-z])|∅|\\\{\s*\\\}", r"\\emptyset", text)
     text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|°", "", text)
     text = re.sub(r"\s+", " ", text).strip()
     text = re.sub(r"\s*([^\w\s\\])\s*", r"\1", text)
@@ -64,7 +66,7 @@ def normal(text: str) -> str:
 
 def rational(text: str) -> Fraction | None:
     """The exact value of a plain number in normal form (integer, decimal, thousands, fraction, mixed number,
-    scientific, optionally a dollar sign), or None for anything else.
+    scientific, repeating; optionally a dollar sign), or None for anything else.
     """
     text = text.replace(" ", "").replace("\\$", "").lstrip("$")
     if not text or len(text) > _LONGEST_NUMBER:
@@ -77,6 +79,12 @@ def rational(text: str) -> Fraction | None:
         if exponent and abs(int(exponent.group(1))) > _LARGEST_EXPONENT:
             return None
         return Fraction(text)
+    repeating = _REPEATING.match(text)
+    if repeating:
+        sign, whole, fixed, period = repeating.groups()
+        shown = Fraction(int(whole + fixed or 0), 10 ** len(fixed))
+        tail = Fraction(int(period), 10 ** len(fixed) * (10 ** len(period) - 1))
+        return (-1 if sign == "-" else 1) * (shown + tail)
     scientific = _SCIENTIFIC.match(text)
     if scientific and text.isascii():
         exponent = int(scientific.group(2))

@@ -18,7 +18,7 @@ from components.rewards import extract
 from components.rewards.code import code_job, code_limits, code_reward
 from components.rewards.instruction import Mode, failed_constraints
 from components.rewards.logic import logic_equal
-from components.rewards.math import LONGEST_ANSWER, quick_equal
+from components.rewards.math import LONGEST_ANSWER, comparable, quick_equal
 from components.rewards.preference import preference_score
 from components.rewards.science import science_equal
 from components.rewards.types import Reward, RewardRequest
@@ -111,7 +111,7 @@ class _Batch:
         else:
             equal = quick_equal(answer, expected)
         if equal is None:
-            return self._symbols(answer, expected)
+            return self._symbols(*comparable(answer, expected))
         return _rule_reward(equal, {"answer": answer[:LONGEST_ANSWER]}, time.perf_counter() - started)
 
     def _no_answer(self, request: RewardRequest) -> Reward:

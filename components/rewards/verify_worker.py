@@ -46,6 +46,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     from math_verify import parse, verify
     from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
+    from sympy import Basic, I
 
     configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
 
@@ -53,8 +54,24 @@ def main() -> None:
         return parse(f"\\boxed{{{text}}}", configs, parsing_timeout=None)
 
     def equal(reference: str, answer: str) -> bool:
-        gold = read(reference)
-        return bool(gold) and bool(verify(gold, read(answer), timeout_seconds=None))
+        gold, given = read(reference), read(answer)
+        if not gold:
+            return False
+        if verify(gold, given, timeout_seconds=None):
+            return True
+        # math-verify reads i as a variable unless the form is a complex number.
+        complex_gold, complex_given = complex_units(gold), complex_units(given)
+        if (complex_gold, complex_given) == (gold, given):
+            return False
+        return bool(verify(complex_gold, complex_given, timeout_seconds=None))
+
+    def complex_units(parsed: list) -> list:
+        return [
+            part.subs({symbol: I for symbol in part.free_symbols if symbol.name == "i"})
+            if isinstance(part, Basic)
+            else part
+            for part in parsed
+        ]
 
     equal("\\frac{1}{2}", "\\sqrt{0.25}")
     sys.setrecursionlimit(3000)
