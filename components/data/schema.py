@@ -51,11 +51,13 @@ class Verifier(BaseModel):
     """How a response is checked. `reference` depends on `kind`:
 
     math, science: {"answer": str, "tolerance": float?, "unit": str?}
-    logic:         {"answer": str}
+                   science also {"options": {letter: str}} of a multiple-choice item that was opened
+    logic:         {"answer": str} or {"entry": {"question", "answer", "metadata"}} of a reasoning-gym generator
     code:          {"language": "python", "tests": [{"stdin": str, "stdout": str}] or [{"call": str, "result": str}],
                     "entry_point": str?}
-    instruction:   {"constraints": [{"id": str, "arguments": {...}}]}
+    instruction:   {"constraints": [{"id": str, "arguments": {...}}], "mode": "strict" or "loose"?}
     preference:    {"rubric": str, ...} gold preference of the generator; never shown to a policy or a reward model
+                   or {"rubric_items": [{"text": str, "points": float}]} for rubric judges
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

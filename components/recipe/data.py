@@ -9,6 +9,7 @@ from pydantic import Field
 from components.recipe.base import StrictModel
 
 Domain = Literal["math", "code", "logic", "science", "general"]
+CodeLanguage = Literal["python", "c", "cpp", "javascript", "perl", "bash"]
 Split = Literal["pretrain", "sft", "rl", "preference"]
 LayoutName = Literal[
     "auto",
@@ -91,6 +92,9 @@ class GeneratorSource(StrictModel):
     rl: int = Field(ge=0, description="RL prompts over all domains")
     preference: int = Field(ge=0, description="Preference pairs")
     benchmark: int = Field(ge=8, description="Held-out items per benchmark")
+    code_languages: tuple[CodeLanguage, ...] = Field(
+        default=(), description="Open code problems ask for whole programs in these; Python functions when empty"
+    )
     max_level: int = Field(default=5, ge=1, le=5, description="Hardest problems of every split, in steps")
 
 

@@ -17,7 +17,7 @@ from components.failures import InfrastructureError
 from components.rewards import extract
 from components.rewards.code import code_job, code_limits, code_reward
 from components.rewards.instruction import Mode, failed_constraints
-from components.rewards.logic import logic_equal
+from components.rewards.logic import gym_entry, logic_equal
 from components.rewards.math import LONGEST_ANSWER, comparable, quick_equal
 from components.rewards.preference import preference_score
 from components.rewards.science import science_equal
@@ -49,6 +49,7 @@ class RuleScorer:
     ) -> None:
         self._sandbox = Sandbox(sandbox_workers, tier)
         self._verify = VerifyPool(verify_workers, tier)
+        self._logic = VerifyPool(verify_workers, tier, "logic")
         self._programs = ThreadPoolExecutor(sandbox_workers, thread_name_prefix="reward-code")
         self._fallbacks, self._instruction_mode = tuple(fallbacks), instruction_mode
 
@@ -67,6 +68,7 @@ class RuleScorer:
         """Ends all processes. Safe to call twice."""
         self._programs.shutdown(wait=True, cancel_futures=True)
         self._verify.close()
+        self._logic.close()
         self._sandbox.close()
 
     def __enter__(self) -> RuleScorer:
@@ -103,6 +105,9 @@ class _Batch:
         answer = extract.answer(request.response, self._scorer._fallbacks)
         if answer is None:
             return self._no_answer(request)
+        if kind == "logic" and "entry" in reference:
+            asked = {"entry": gym_entry(reference), "answer": answer[:LONGEST_ANSWER]}
+            return self._judged(self._scorer._logic, asked, "reasoning-gym")
         expected = str(reference["answer"])
         if kind == "logic":
             equal: bool | None = logic_equal(answer, expected)
@@ -118,19 +123,25 @@ class _Batch:
         return Reward(0.0, "no-answer", {"truncated": request.truncated})
 
     def _symbols(self, answer: str, expected: str) -> _Resolve:
-        key = ("symbols", expected, answer)
+        return self._judged(self._scorer._verify, {"reference": expected, "answer": answer}, "math-verify")
+
+    def _judged(self, pool: VerifyPool, asked: dict[str, Any], method: str) -> _Resolve:
+        """The verdict of a killable process; equal questions are asked once."""
+        key = (method, json.dumps(asked, sort_keys=True))
         if key not in self._running:
-            self._running[key] = self._scorer._verify.submit(expected, answer, 2 * self._deadline_s)
+            self._running[key] = pool.submit(asked, 2 * self._deadline_s)
         future: Future[Equality] = self._running[key]
 
         def resolve() -> Reward:
-            evidence: dict[str, Any] = {"answer": answer, "method": "math-verify"}
+            evidence: dict[str, Any] = {"answer": asked["answer"], "method": method}
             try:
                 outcome = future.result()
             except InfrastructureError as error:
                 return Reward(None, "error", {**evidence, "problem": str(error)})
             if outcome.problem:
                 evidence["problem"] = outcome.problem
+            if outcome.score is not None:
+                evidence["score"] = outcome.score
             return _rule_reward(outcome.equal, evidence, 0.0)
 
         return resolve

@@ -1,4 +1,7 @@
-"""A process that compares expressions with math-verify: one JSON line in, one out. Killed from outside when it is late.
+"""A process that judges answers: one JSON line in, one out. Killed from outside when it is late.
+
+Mode `math` compares expressions with math-verify; mode `logic` asks the verifier of a reasoning-gym generator, some of
+which read the answer as an expression.
 
 Each pair is compared in a fork of the warm interpreter, so a bomb costs its fork and no restart. math-verify bounds
 itself with signal.alarm, in real time; here its alarms are off, and the kernel bounds the processor time of the fork
@@ -14,8 +17,8 @@ import signal
 import sys
 
 
-def compare(equal, request: dict, processor_s: int, memory_bytes: int) -> dict:
-    """The reply for one pair, from a fork of this process."""
+def compare(judge, request: dict, processor_s: int, memory_bytes: int) -> dict:
+    """The reply for one answer, from a fork of this process."""
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -23,7 +26,7 @@ def compare(equal, request: dict, processor_s: int, memory_bytes: int) -> dict:
             os.close(read_end)
             resource.setrlimit(resource.RLIMIT_CPU, (processor_s, processor_s + 1))
             resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-            reply = {"equal": equal(request["reference"], request["answer"])}
+            reply = judge(request)
         except BaseException as error:
             # What the checker cannot digest is not equal to what it can; the evidence shows it.
             reply = {"equal": False, "problem": f"{type(error).__name__}: {error}"[:300]}
@@ -40,10 +43,8 @@ def compare(equal, request: dict, processor_s: int, memory_bytes: int) -> dict:
     return {"equal": False, "problem": f"the comparison ended with status {status}"}
 
 
-def main() -> None:
-    processor_s, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
-    sys.path[:0] = json.loads(sys.argv[3])
-    logging.disable(logging.CRITICAL)
+def math_judge():
+    """(reference, answer) -> equal as expressions."""
     from math_verify import parse, verify
     from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
     from sympy import Basic, I
@@ -52,6 +53,14 @@ def main() -> None:
 
     def read(text: str) -> list:
         return parse(f"\\boxed{{{text}}}", configs, parsing_timeout=None)
+
+    def complex_units(parsed: list) -> list:
+        return [
+            part.subs({symbol: I for symbol in part.free_symbols if symbol.name == "i"})
+            if isinstance(part, Basic)
+            else part
+            for part in parsed
+        ]
 
     def equal(reference: str, answer: str) -> bool:
         gold, given = read(reference), read(answer)
@@ -65,19 +74,39 @@ def main() -> None:
             return False
         return bool(verify(complex_gold, complex_given, timeout_seconds=None))
 
-    def complex_units(parsed: list) -> list:
-        return [
-            part.subs({symbol: I for symbol in part.free_symbols if symbol.name == "i"})
-            if isinstance(part, Basic)
-            else part
-            for part in parsed
-        ]
-
     equal("\\frac{1}{2}", "\\sqrt{0.25}")
+    return lambda request: {"equal": equal(request["reference"], request["answer"])}
+
+
+def logic_judge():
+    """(entry of a generator, answer) -> full marks or not, and the marks."""
+    from reasoning_gym import create_dataset
+    from reasoning_gym.factory import DATASETS
+
+    made: dict = {}
+
+    def judge(request: dict) -> dict:
+        entry = request["entry"]
+        name = entry["metadata"]["source_dataset"]
+        if name not in DATASETS:
+            return {"equal": False, "bad_input": f"reasoning-gym has no generator {name!r}"}
+        if name not in made:
+            made[name] = create_dataset(name, size=1, seed=0)
+        score = float(made[name].score_answer(answer=request["answer"], entry=entry))
+        return {"equal": score >= 1.0, "score": score}
+
+    return judge
+
+
+def main() -> None:
+    processor_s, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
+    sys.path[:0] = json.loads(sys.argv[3])
+    logging.disable(logging.CRITICAL)
+    judge = {"math": math_judge, "logic": logic_judge}[sys.argv[4]]()
     sys.setrecursionlimit(3000)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(compare(equal, json.loads(line), processor_s, memory_bytes)), flush=True)
+        print(json.dumps(compare(judge, json.loads(line), processor_s, memory_bytes)), flush=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from components.recipe.data import GeneratorSource
 
 TAUGHT: tuple[Family, ...] = (math.TAUGHT, code.TAUGHT, logic.TAUGHT, science.TAUGHT)
 OPEN: tuple[Family, ...] = (math.OPEN, code.OPEN, logic.OPEN, science.OPEN)
-REASONING: tuple[Family, ...] = (*TAUGHT, *OPEN)
 GENERAL: tuple[Family, ...] = (general.REPLY,)
 LICENCE = "CC0-1.0"
 SFT_GENERAL_FRACTION = 0.08  # "others" of the published SFT mix
@@ -52,24 +51,31 @@ def generate(source: GeneratorSource, seed: int) -> GeneratedCorpus:
     """All splits of `source`, the same for the same seed on every machine."""
     origin = f"generator:nano?seed={seed}"
     taken: set[str] = set()
-    hardest = source.max_level
+    hardest, open_ = source.max_level, open_families(source)
     benchmarks = {
         f"nano-{domain}": _benchmark(
-            domain, source.benchmark, hardest, _stream(seed, f"benchmark-{domain}"), origin, taken
+            domain, open_, source.benchmark, hardest, _stream(seed, f"benchmark-{domain}"), origin, taken
         )
         for domain in ("math", "code", "logic", "science", "general")
     }
-    rl = _rl(source.rl, hardest, _stream(seed, "rl"), origin, taken)
+    rl = _rl(open_, source.rl, hardest, _stream(seed, "rl"), origin, taken)
     preference = _preference(source.preference, _stream(seed, "preference"), origin, taken)
     held = int(len(preference) * PREFERENCE_HELDOUT_FRACTION)
     return GeneratedCorpus(
-        pretrain=_pretrain(source.pretrain, hardest, _stream(seed, "pretrain"), origin, taken),
-        sft=_sft(source.sft, hardest, _stream(seed, "sft"), origin, taken),
+        pretrain=_pretrain(open_, source.pretrain, hardest, _stream(seed, "pretrain"), origin, taken),
+        sft=_sft(open_, source.sft, hardest, _stream(seed, "sft"), origin, taken),
         rl=rl,
         preference=preference[held:],
         preference_heldout=preference[:held],
         benchmarks=benchmarks,
     )
+
+
+def open_families(source: GeneratorSource) -> tuple[Family, ...]:
+    """The families that SFT shows easy levels of; code in the languages that the source names."""
+    if not source.code_languages:
+        return OPEN
+    return tuple(code.fold_in(source.code_languages) if family is code.OPEN else family for family in OPEN)
 
 
 def _stream(seed: int, purpose: str) -> random.Random:
@@ -105,9 +111,9 @@ def _new(family: Family, level: int, rng: random.Random, taken: set[str], *, cla
 
 
 def _benchmark(
-    domain: str, count: int, hardest: int, rng: random.Random, origin: str, taken: set[str]
+    domain: str, open_: tuple[Family, ...], count: int, hardest: int, rng: random.Random, origin: str, taken: set[str]
 ) -> list[BenchmarkItem]:
-    families = cycle(family for family in (*REASONING, *GENERAL) if family.domain == domain)
+    families = cycle(family for family in (*TAUGHT, *open_, *GENERAL) if family.domain == domain)
     levels, items = _up_to(hardest, BENCHMARK_LEVELS), []
     for index in range(count):
         family, level = next(families), levels[index // 2 % len(levels)]
@@ -128,8 +134,10 @@ def _benchmark(
     return items
 
 
-def _rl(count: int, hardest: int, rng: random.Random, origin: str, taken: set[str]) -> list[RlRecord]:
-    families = cycle((*OPEN, *GENERAL))
+def _rl(
+    open_: tuple[Family, ...], count: int, hardest: int, rng: random.Random, origin: str, taken: set[str]
+) -> list[RlRecord]:
+    families = cycle((*open_, *GENERAL))
     records = []
     for index in range(count):
         family, level = next(families), rng.choice(_up_to(hardest, RL_LEVELS))
@@ -149,14 +157,16 @@ def _rl(count: int, hardest: int, rng: random.Random, origin: str, taken: set[st
     return records
 
 
-def _sft(count: int, hardest: int, rng: random.Random, origin: str, taken: set[str]) -> list[SftRecord]:
-    reasoning, everyday = cycle(REASONING), cycle(GENERAL)
+def _sft(
+    open_: tuple[Family, ...], count: int, hardest: int, rng: random.Random, origin: str, taken: set[str]
+) -> list[SftRecord]:
+    reasoning, everyday = cycle((*TAUGHT, *open_)), cycle(GENERAL)
     records = []
     for index in range(count):
         is_general = rng.random() < SFT_GENERAL_FRACTION
         family = next(everyday) if is_general else next(reasoning)
         careless = not is_general and rng.random() < CARELESS_FRACTION
-        level = rng.choice(_up_to(hardest, OPEN_SFT_LEVELS if family in OPEN else LEVELS))
+        level = rng.choice(_up_to(hardest, OPEN_SFT_LEVELS if family in open_ else LEVELS))
         # Easy levels have few distinct prompts: repeats inside SFT are fine, a prompt of another split is not.
         problem = _new(family, level, rng, taken, claim=False)
         response = problem.careless() if careless else problem.worked()
@@ -201,13 +211,15 @@ def _preference(count: int, rng: random.Random, origin: str, taken: set[str]) ->
     return records
 
 
-def _pretrain(count: int, hardest: int, rng: random.Random, origin: str, taken: set[str]) -> list[PretrainRecord]:
+def _pretrain(
+    open_: tuple[Family, ...], count: int, hardest: int, rng: random.Random, origin: str, taken: set[str]
+) -> list[PretrainRecord]:
     """Raw text without roles: problems, their steps and results as loose lines, of every length."""
     records = []
     for index in range(count):
         lines = []
         # Drawn, not dealt in turn: a family that always stands second is not known where it stands first.
-        for family in rng.choices((*REASONING, *GENERAL), k=3):
+        for family in rng.choices((*TAUGHT, *open_, *GENERAL), k=3):
             problem = _new(family, rng.choice(_up_to(hardest, LEVELS)), rng, taken, claim=False)
             lines.append(f"{problem.prompt}\n{problem.thinking}\n{problem.final}")
         text = "\n".join(lines)

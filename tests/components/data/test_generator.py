@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import re
 
 import pytest
 
 from components.data.generator import generate
-from components.data.generator.corpus import OPEN, REASONING
+from components.data.generator.code import fold_in
+from components.data.generator.corpus import OPEN, TAUGHT
 from components.data.generator.problem import BENCHMARK_LEVELS, OPEN_SFT_LEVELS, RL_LEVELS
 from components.data.preference import gold
 from components.recipe.data import GeneratorSource
@@ -73,11 +75,9 @@ def test_no_problem_is_harder_than_asked_for():
     assert {record.level for record in (*easy.sft, *easy.rl, *easy.benchmarks["nano-logic"])} == {1}
 
 
-@pytest.mark.parametrize("family", REASONING, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [*TAUGHT, *OPEN], ids=lambda family: family.name)
 @pytest.mark.parametrize("level", range(1, 7))
 def test_final_answers_agree_with_the_verifier(family, level):
-    import random
-
     for seed in range(20):
         problem = family.make(level, random.Random(seed))
         if problem.verifier.kind == "code":
@@ -91,8 +91,6 @@ def test_final_answers_agree_with_the_verifier(family, level):
 
 def test_answers_agree_with_a_second_solver():
     """Solved a second way, so that a family cannot be wrong in the same way as its own answer."""
-    import random
-
     from components.data.generator import math, science
 
     for family, pattern, solve in (
@@ -142,3 +140,45 @@ def test_gold_preference_by_hand():
     assert gold(reference, "<think></think>hello bob, thanks.") == 1.0
     assert gold(reference, "<think></think>yo!") == 0.0
     assert gold(reference, "") == 0.0
+
+
+LANGUAGES = ("python", "c", "cpp", "javascript", "perl", "bash")
+
+
+def test_open_code_in_many_languages_is_accepted_by_the_sandbox_and_its_neighbour_is_not():
+    from components.model.tokenizer import load_tokenizer
+    from components.rewards.scorer import open_scorer
+    from components.rewards.types import RewardRequest
+    from components.sandbox.languages import available_languages
+
+    corpus = generate(
+        GeneratorSource(pretrain=30, sft=60, rl=120, preference=0, benchmark=32, code_languages=LANGUAGES), seed=3
+    )
+    asked = [record for record in (*corpus.rl, *corpus.benchmarks["nano-code"]) if record.family == "fold"]
+    assert {record.verifier.reference["language"] for record in asked} == set(LANGUAGES)
+    tokenizer = load_tokenizer("nano")
+    family, rng, requests, here = fold_in(LANGUAGES), random.Random(5), [], set(available_languages())
+    seen: set[str] = set()
+    while seen != set(LANGUAGES):
+        problem = family.make(4, rng)
+        language = problem.verifier.reference["language"]
+        assert tokenizer.decode(tokenizer(problem.final)["input_ids"], skip_special_tokens=True) == problem.final
+        if language in seen:
+            continue
+        seen.add(language)
+        if language in here:
+            shift = int(problem.final.rsplit("+", 1)[1].split(")")[0])
+            wrong = problem.final.replace(f"+{shift})", f"+{(shift + 1) % 10})")
+            assert wrong != problem.final
+            requests += [RewardRequest("r", problem.prompt, f"</think>{text}", problem.verifier)
+                         for text in (problem.final, wrong)]  # fmt: skip
+    with open_scorer() as scorer:
+        rewards = scorer.score(requests, deadline_s=10.0)
+    assert [reward.value for reward in rewards] == [1.0, 0.0] * (len(requests) // 2), rewards
+    assert len(requests) >= 6, f"fewer than three languages here: {here}"
+
+
+def test_without_languages_open_code_stays_as_it_is():
+    plain = GeneratorSource(pretrain=10, sft=10, rl=40, preference=0, benchmark=8)
+    asked = [record for record in generate(plain, seed=3).rl if record.family == "fold"]
+    assert all(record.verifier.reference["entry_point"] == "f" for record in asked)

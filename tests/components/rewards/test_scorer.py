@@ -149,7 +149,7 @@ def test_a_failure_of_the_machine_is_never_a_zero(monkeypatch, scorer):
         raise InfrastructureError("the disk is gone")
 
     monkeypatch.setattr(worker.Worker, "tell", broken)
-    monkeypatch.setattr(verify_pool._Process, "equal", broken)
+    monkeypatch.setattr(verify_pool._Process, "ask", broken)
     code = {"language": "python", "tests": [{"call": "f(1)", "result": "77"}]}
     rewards = scorer.score(
         [request("code", code, "def f(x): return 77"), request("math", {"answer": "\\sqrt{7}"}, "\\boxed{7^{1/2}}")],
