@@ -23,6 +23,7 @@ from components.rewards import extract
 from components.rewards.types import Reward, RewardRequest
 
 GRAM = 8
+_FEWEST = 16  # responses; a correlation over fewer is chance
 # A literal shorter than this stands in too many honest programs.
 _TELLING = 4
 
@@ -73,14 +74,15 @@ def repetition(text: str, gram: int = GRAM) -> float:
 
 
 def length_correlation(scored: Sequence[tuple[RewardRequest, Reward]]) -> float | None:
-    """Pearson's r of reward and characters, both less their group's mean; None where one of them never varies."""
+    """Pearson's r of reward and characters, both less their group's mean; None where one of them never varies,
+    or over too few responses."""
     groups: dict[str, list[tuple[float, float]]] = {}
     for request, reward in scored:
         if reward.value is not None:
             key = request.group or request.prompt
             groups.setdefault(key, []).append((reward.value, float(len(request.response))))
     parts = [np.array(rows) - np.mean(rows, axis=0) for rows in groups.values() if len(rows) > 1]
-    if not parts:
+    if sum(map(len, parts)) < _FEWEST:
         return None
     values, lengths = np.concatenate(parts).T
     scale = math.sqrt(float(values @ values) * float(lengths @ lengths))

@@ -69,12 +69,10 @@ def main() -> None:
         ways = Counter("symbols" if "method" in reward.evidence else "text or numbers" for reward in rewards)
         print("| hand-checked pairs | of them | called equal | called different |\n| --- | --- | --- | --- |")
         for right, name in ((True, "equal"), (False, "different, attacks among them")):
-            print(
-                f"| {name} | {found[right, True] + found[right, False]} | {found[right, True]} | {found[right, False]} |"
-            )
-        print(
-            f"\nDecided by {', '.join(f'{way}: {count}' for way, count in ways.items())}; known to be missed: {len(MISSED)}.\n"
-        )
+            equal, unequal = found[right, True], found[right, False]
+            print(f"| {name} | {equal + unequal} | {equal} | {unequal} |")
+        told = ", ".join(f"{count} by {way}" for way, count in ways.items())
+        print(f"\nDecided: {told}. Known to be missed: {len(MISSED)}.\n")
         print("| benchmark | answers | itself | rewritten | called equal | another item's | called equal |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
         for name in FILES:
