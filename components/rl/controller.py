@@ -163,6 +163,8 @@ def train_rl(
                 journal.checkpoint(step + 1, learners, version, mixture, guard, collector)
         total = time.monotonic() - started
         context.metrics({f"time/{name}_s": seconds for name, seconds in clock.seconds.items()}, step)
+        # What scoring adds to a step: it goes on while the engines decode, and this is the rest that is waited for.
+        context.metrics({"time/reward_share": clock.seconds.get("reward", 0.0) / total}, step)
         context.metrics({"time/step_s": total, "rollout/tokens_per_s": metrics["rollout/tokens"] / total}, step)
         context.progress(step + 1, config.steps, f"reward {metrics.get('reward/mean', float('nan')):.3f}")
     return journal.summary(config.steps, mixture)
