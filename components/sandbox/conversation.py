@@ -195,7 +195,7 @@ class _Asked:
             files |= {f"\0{name}": content for name, content in inside.items()}
         message = {
             "compile": False,
-            "source": "" if language.run else self._program.source,
+            "source": "" if language.run else _bytes(self._program.source).decode("latin-1"),
             "names": list(files),
             "argv": command(language.run, limits.memory_bytes) if language.run else None,
             "address_space": language.address_space,
@@ -212,6 +212,7 @@ def _compile(worker: Worker, program: Program, language: Language, limits: Limit
     files = {name: _bytes(content) for name, content in texts.items()}
     message = {
         "compile": True,
+        "source": "",
         "names": [f"\0{name}" for name in files],
         "argv": command(language.compile, limits.memory_bytes),
         "address_space": False,
@@ -219,7 +220,8 @@ def _compile(worker: Worker, program: Program, language: Language, limits: Limit
         "tmp_bytes": limits.tmp_bytes,
         "box_bytes": limits.tmp_bytes,
     }
-    step = {"end": False, "limits": asdict(limits), "fetch": list(language.outputs), "fetch_bytes": _OUTPUT_BYTES}
+    step = {"end": False, "limits": asdict(limits), "fetch": list(language.outputs), "fetch_bytes": _OUTPUT_BYTES,
+            "arguments": [], "calls": [], "examined": False}  # fmt: skip
     worker.bound(limits.processes, limits.memory_bytes)
     worker.tell((message, list(files.values())), (step, [b""]), ({"end": True}, ()))
     answer, blobs = worker.hear(_STARVED * limits.wall_s + _SLACK_S)

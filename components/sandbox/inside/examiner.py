@@ -31,10 +31,10 @@ def run(settings, work, fds):
         peer = Peer(PEER, guarded=True)
         try:
             names = peer.names()
-            if work.unit is None:
+            if work.source is None:
                 _calls(names, work.calls)
             else:
-                _report(_unit(names, work.unit))
+                _report(_unit(names, work.source.decode()))
         except (Gone, ValueError, KeyError, TypeError, RecursionError) as error:
             _report({"gone": type(error).__name__})  # the program has ended, or what it sends is no value
         os._exit(0)

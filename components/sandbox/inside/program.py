@@ -145,7 +145,8 @@ def run(settings, work, fds):
         os.close(SETUP)
         os.environ.update({"HOME": work.directory, "TMPDIR": work.directory})
         gc.enable()
-        source, arguments, calls, examined = work.source, work.arguments, work.calls, work.examined
+        source, arguments = work.source.decode("utf-8", "surrogateescape"), work.arguments
+        calls, examined = work.calls, work.examined
         directory = work.directory
         del work, settings, fds
         space = load(source, "solution" if calls or examined else "__main__", arguments, directory)

@@ -16,6 +16,7 @@ import signal
 import socket
 import stat
 import time
+import traceback
 
 from inside import examiner, program
 from inside.confine import SET_DUMPABLE, check, libc
@@ -31,30 +32,40 @@ PIPES = ("out", "err", "report", "setup")
 
 
 class Work:
-    """One process to start, with everything it needs; see program.py."""
+    """What one process is to do: made of plain values, so that it can be told to a process that runs already."""
 
-    def __init__(self, request, step, limits):
-        self.limits, self.source = limits, request.get("source", "")
-        self.argv, self.arguments = request["argv"], step.get("arguments", [])
-        self.environment = request["environment"]
-        self.address_space, self.directory = request["address_space"], request["cwd"]
-        self.calls, self.examined = step.get("calls", []), step.get("examined", False)
-        self.unit = None
+    def __init__(self, kind, source, **values):
+        self.kind, self.source = kind, source  # program or examiner; text of the program or of its unit tests
+        self.limits, self.argv, self.arguments = values["limits"], values["argv"], values["arguments"]
+        self.environment, self.address_space = values["environment"], values["address_space"]
+        self.directory, self.calls, self.examined = values["directory"], values["calls"], values["examined"]
         self.turns = max(1, len(self.calls))  # parts that have the time limit each
-        self.cpu_s = limits["cpu_s"] * self.turns + 1
+        self.cpu_s = self.limits["cpu_s"] * self.turns + 1
+
+    def told(self):
+        """As a frame."""
+        values = {name: value for name, value in vars(self).items() if name not in ("source", "turns", "cpu_s")}
+        return pack(values, [] if self.source is None else [self.source])
+
+    @classmethod
+    def heard(cls, message, blobs):
+        return cls(source=blobs[0] if blobs else None, **message)
 
 
 class Process:
-    """A started process, the ends of its pipes, and what came through them."""
+    """A process that was forked before anything was known of its program, and what came through its pipes.
 
-    def __init__(self, settings, work, run, stdin, peer=None):
-        self.caps = {"out": work.limits["output_bytes"], "err": work.limits["stderr_bytes"],
-                     "report": (work.turns + 1) * 2 * program.VALUE_BYTES, "setup": CHUNK}  # fmt: skip
+    The first one of a request waits for it ready made; and no process has in its memory what came after its fork.
+    """
+
+    def __init__(self, settings):
         self.kept = {name: bytearray() for name in PIPES}
         pipes = {name: os.pipe() for name in PIPES}
+        self._tell, theirs = socket.socketpair()
         self.pid = os.fork()
         if self.pid == 0:
-            run(settings, work, [stdin, *(ends[1] for ends in pipes.values()), peer])
+            live(settings, theirs, self._tell, [ends[1] for ends in pipes.values()])
+        theirs.close()
         for _, end in pipes.values():
             os.close(end)
         self.names = {pipes[name][0]: name for name in pipes}
@@ -62,7 +73,15 @@ class Process:
             os.set_blocking(fd, False)
         self.ended = os.pidfd_open(self.pid)
         self.clock = (~self.pid << 3) | 2  # CPUCLOCK_SCHED of the process, see clock_getres(2) and kernel/time
-        self.status, self.usage = None, None
+        self.status, self.usage, self.caps = None, None, {}
+
+    def begin(self, work, fds):
+        """Tells it what to do. fds: standard input, and the other process of an examination."""
+        self.caps = {"out": work.limits["output_bytes"], "err": work.limits["stderr_bytes"],
+                     "report": (work.turns + 1) * 2 * program.VALUE_BYTES, "setup": CHUNK}  # fmt: skip
+        with self._tell as tell:
+            socket.send_fds(tell, [b"\0"], fds)
+            tell.sendall(work.told())
 
     def cpu(self):
         try:
@@ -163,35 +182,56 @@ def waited_for_processor(pid):
         return 0.0
 
 
-def run_process(settings, sock, work, stdin):
+def live(settings, sock, other, pipes):
+    """The whole life of a new process: it waits for its work and becomes it."""
+    try:
+        other.close()
+        _, fds, _, _ = socket.recv_fds(sock, 1, 2)
+        message, blobs = receive(sock)
+        sock.close()
+        if message is None:
+            os._exit(0)
+        work = Work.heard(message, blobs)
+        fds = [fds[0], *pipes, fds[1] if len(fds) > 1 else None]
+        del message, blobs, sock
+        (program if work.kind == "program" else examiner).run(settings, work, fds)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(127)
+
+
+def run_process(settings, sock, work, stdin, spare):
     """Runs one process to its end and leaves none behind: (JSON, blobs) of the facts."""
+    process = spare or Process(settings)
     source = os.memfd_create("stdin")
     view = memoryview(stdin)
     while view:
         view = view[os.write(source, view) :]
     os.lseek(source, 0, os.SEEK_SET)
     started = time.monotonic()
-    process = Process(settings, work, program.run, source)
+    process.begin(work, [source])
     os.close(source)
     broken, marks = watch(sock, process, process, work.limits, len(work.calls), started)
     return settle(settings, [process], broken, marks, started)
 
 
-def run_examination(settings, sock, work):
+def run_examination(settings, sock, work, spare):
     """The program and its examiner. The tests come from the host when the program's process has been forked already."""
+    examined = spare or Process(settings)
     ours, theirs = socket.socketpair()
     empty = os.open("/dev/null", os.O_RDONLY)
     started = time.monotonic()
-    examined = Process(settings, work, program.run, empty, theirs.fileno())
+    examined.begin(work, [empty, theirs.fileno()])
     theirs.close()
     tests, blobs = receive(sock)
-    work.unit = blobs[0].decode() if blobs else None
-    work.calls = tests["calls"]
-    work.turns = max(1, len(work.calls))
-    examining = Process(settings, work, examiner.run, empty, ours.fileno())
+    values = {**vars(work), **tests, "kind": "examiner", "source": blobs[0] if blobs else None}
+    examination = Work(**{name: value for name, value in values.items() if name not in ("turns", "cpu_s")})
+    examining = Process(settings)
+    examining.begin(examination, [empty, ours.fileno()])
     ours.close()
     os.close(empty)
-    broken, marks = watch(sock, examining, examined, work.limits, work.turns, started)
+    broken, marks = watch(sock, examining, examined, work.limits, examination.turns, started)
     return settle(settings, [examined, examining], broken, marks, started)
 
 
@@ -288,8 +328,9 @@ def collect(directory, patterns, largest):
 # ---- requests --------------------------------------------------------------------------------------------------------
 
 
-def serve_one(settings, sock, request, blobs):
+def serve_one(settings, sock, request, blobs, spare):
     """One request with its steps, until the host says that it was all."""
+    source = request["source"].encode("latin-1")
     names = request["names"]
     files = dict(zip(names, blobs, strict=True))
     request["files"] = {name: files[name] for name in names if not name.startswith("\0")}
@@ -320,11 +361,23 @@ def serve_one(settings, sock, request, blobs):
             return
         if not request["compile"]:
             fresh_directory(settings, request, step["limits"]["tmp_bytes"])
-        work = Work(request, step, step["limits"])
+        work = Work(
+            "program",
+            source,
+            limits=step["limits"],
+            argv=request["argv"],
+            arguments=step["arguments"],
+            environment=request["environment"],
+            address_space=request["address_space"],
+            directory=request["cwd"],
+            calls=step["calls"],
+            examined=step["examined"],
+        )
         if work.examined:
-            facts, out = run_examination(settings, sock, work)
+            facts, out = run_examination(settings, sock, work, spare)
         else:
-            facts, out = run_process(settings, sock, work, blobs[0])
+            facts, out = run_process(settings, sock, work, blobs[0], spare)
+        spare = None
         kept = collect(request["cwd"], step["fetch"], step["fetch_bytes"]) if step["fetch"] else {}
         sock.sendall(pack({"facts": facts, "kept": list(kept)}, [*out, *kept.values()]))
 
@@ -338,9 +391,10 @@ def main(settings, sock):
     else:
         libc.prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     libc.prctl(SET_DUMPABLE, 0, 0, 0, 0)
+    spare = Process(settings)
     request, blobs = receive(sock)
     if request is not None:
-        serve_one(settings, sock, request, blobs)
+        serve_one(settings, sock, request, blobs, spare)
 
 
 assert ctypes.sizeof(ctypes.c_void_p) == 8, "the clock and the filter are for 64-bit machines"

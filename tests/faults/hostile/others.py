@@ -60,7 +60,7 @@ OTHERS: list[tuple[str, str, str, set[str]]] = [
     ("ruby", "reads the secret", "puts File.read('@SECRET@')", {RUN}),
     ("php", "reads the secret", "<?php $t=@file_get_contents('@SECRET@'); if ($t===false) exit(3); echo $t;", {RUN}),
     ("php", "runs a shell", "<?php system('cat @SECRET@ 2>/dev/null', $c); exit($c);", {RUN}),
-    ("lua", "memory bomb", "local t={} while true do t[#t+1]=string.rep('x',1e7) end", {MEMORY, RUN}),
+    ("lua", "memory bomb", "local t={} while true do t[#t+1]=string.rep('x',1e7) end", {MEMORY, RUN, TIME}),
     ("lua", "runs a shell", "print(io.popen('cat @SECRET@ 2>&1'):read('a')) os.exit(3)", {RUN}),
     # Java, Go, Rust, C#, Haskell, SQL, R
     ("java", "thread bomb", "public class Main{public static void main(String[] a){while(true)new Thread(()->{try{Thread.sleep(99999);}catch(Exception e){}}).start();}}", {RUN, TIME, MEMORY}),

@@ -40,7 +40,7 @@ def _assert_clean(sandbox: Sandbox) -> None:
     ends = time.monotonic() + 5
     while True:
         below = psutil.Process(pid).children(recursive=True)
-        if len(below) <= 3:  # bwrap's own, the zygote, and the supervisor that waits for the next program
+        if len(below) <= 4:  # bwrap's own, the zygote, and what waits for the next program: supervisor and process
             break
         assert time.monotonic() < ends, f"left behind: {below}"
         time.sleep(0.01)
