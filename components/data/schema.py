@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from components.recipe.data import Domain
 
-VerifierKind = Literal["math", "code", "logic", "science", "instruction", "preference"]
+VerifierKind = Literal[
+    "math", "code", "logic", "science", "instruction", "preference", "choice", "grid", "table", "judged"
+]
 
 
 class Record(BaseModel):

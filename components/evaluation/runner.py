@@ -6,50 +6,32 @@ has a seed of its own made from (stage seed, benchmark, item, sample), so batchi
 and two models are compared on common random numbers.
 
 A verifier that fails is retried once; more failures than `max_error_fraction` stop the stage as an infrastructure
-failure. An error is never a wrong answer.
+failure. An error is never a wrong answer. What is asked of the judge is decided before anything is sampled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any
 
 from components.artifacts.context import StageContext
 from components.data.schema import BenchmarkItem, Message
+from components.evaluation.sampler import Codec, Draw, Drawing, Drawn, Engines, EngineSampler, Sampler
 from components.evaluation.scores import summarise
+from components.evaluation.suite import Suite, suites_of
 from components.evaluation.types import Answer, Evaluation, Outcome, read_answers, write_answers
 from components.failures import BadInput, InfrastructureError
-from components.model.tokenizer import decode_response, encode_prompt
 from components.recipe.evaluation import EvaluationConfig
 from components.rewards.types import Reward, RewardRequest, Scorer
-from components.rollout.types import Sample, SampleRequest, Sampling
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-# Waves of four times what the engines decode together: the idle tail of a wave stays a small part of it, and a kill
-# loses at most one wave.
-WAVE_FACTOR = 4
 VERIFY_DEADLINE_S = 10.0
-
-
-class Engines(Protocol):
-    """The part of components.rollout's EngineGroup an evaluation needs."""
-
-    def generate(self, requests: list[SampleRequest], sampling: Sampling, deadline_s: float) -> list[Sample]: ...
-
-
-@dataclass(frozen=True)
-class Codec:
-    """Text to tokens and back. `encode` renders messages with the chat template up to the assistant's turn."""
-
-    encode: Callable[[tuple[Message, ...]], list[int]]
-    decode: Callable[[list[int]], str]
-    stop_token_ids: tuple[int, ...]
-    context_length: int
+# A standard benchmark may be cut to a short context, but not to less than this many tokens of an answer.
+LEAST_NEW_TOKENS = 16
 
 
 def evaluate(
@@ -61,60 +43,58 @@ def evaluate(
     context: StageContext,
     settings: Mapping[str, Any] | None = None,
     max_error_fraction: float = 0.02,
+    files: Mapping[str, Path] | None = None,
 ) -> Evaluation:
-    """Evaluates one model on all benchmarks.
+    """Evaluates one model on all benchmarks with our engines, which hold the model's weights already; see `run_suites`.
+
+    items: benchmark name -> items; the first `config.items` of each are used.
+    """
+    sampler = EngineSampler(engines, codec, context.execution)
+    return run_suites(sampler, suites_of(items, config), config, scorer, context, settings, max_error_fraction, files)
+
+
+def run_suites(
+    sampler: Sampler,
+    suites: list[Suite],
+    config: EvaluationConfig,
+    scorer: Scorer,
+    context: StageContext,
+    settings: Mapping[str, Any] | None = None,
+    max_error_fraction: float = 0.02,
+    files: Mapping[str, Path] | None = None,
+) -> Evaluation:
+    """Draws, checks and sums up every answer.
 
     Args:
-        engines: hold the model's weights already.
-        items: benchmark name -> items; the first `config.items` of each are used.
         settings: further facts that make the score what it is (contract, weights), recorded with it.
+        files: `benchmark.file` -> path, for metrics.
 
     Raises:
-        BadInput: no items, two items of one id, or a prompt that leaves no room for `max_new_tokens`.
+        BadInput: no items, two items of one id, or a prompt that leaves no room for its answer.
         InfrastructureError: engines failed, or more than `max_error_fraction` of the answers could not be verified.
     """
-    plan = _plan(items, codec, config, context.seed)
+    plan = _plan(suites, sampler, context.seed)
     answers = {answer.key: answer for answer in _resumed(context) if answer.key in plan}
-    sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens, codec.stop_token_ids)
-    # A long prompt or a high level usually means a long answer; starting it first shortens the tail.
-    todo = sorted((key for key in plan if key not in answers), key=lambda key: plan[key].expected_length, reverse=True)
-    wave = WAVE_FACTOR * context.execution.engines * context.execution.max_num_seqs
     started, drawn = time.monotonic(), 0
     context.progress(len(answers), len(plan), "answers")
-    for start in range(0, len(todo), wave):
+    for drawing, keys in _waves([key for key in plan if key not in answers], plan, sampler.wave):
         context.check()
-        keys = todo[start : start + wave]
-        requests = [SampleRequest("|".join(map(str, key)), plan[key].tokens, plan[key].seed) for key in keys]
-        samples = engines.generate(requests, sampling, context.execution.step_deadline_s)
-        if len(samples) != len(keys):
-            raise InfrastructureError(f"the engines returned {len(samples)} answers for {len(keys)} requests")
-        by_request = {sample.request_id: sample for sample in samples}
-        fresh = [
-            _answer(key, plan[key], by_request[request.request_id], codec)
-            for key, request in zip(keys, requests, strict=True)
-        ]
+        requests = [Draw("|".join(map(str, key)), plan[key].messages, plan[key].seed) for key in keys]
+        found = sampler.draw(requests, drawing)
+        fresh = [_answer(key, plan[key], response) for key, response in zip(keys, found, strict=True)]
         drawn += sum(answer.tokens for answer in fresh)
         answers.update((answer.key, answer) for answer in _verified(fresh, plan, scorer))
         _keep(answers, context)
         rate = drawn / (time.monotonic() - started)
         context.progress(len(answers), len(plan), f"answers, {rate:,.0f} tokens/s")
-    failed = [answer for answer in answers.values() if answer.outcome == "error"]
+    failed = [answer for answer in answers.values() if answer.value is None]
     if failed:
         answers.update((answer.key, answer) for answer in _verified(failed, plan, scorer))
     ordered = [answers[key] for key in plan]
     _check_errors(ordered, max_error_fraction)
     facts = config.model_dump(mode="json") | {"seed": context.seed} | dict(settings or {})
-    return summarise(ordered, facts, config.confidence)
-
-
-def codec_for(tokenizer: PreTrainedTokenizerFast, context_length: int) -> Codec:
-    """The model's own tokenizer and chat template."""
-    return Codec(
-        encode=lambda messages: encode_prompt(tokenizer, messages),
-        decode=lambda tokens: decode_response(tokenizer, tokens),
-        stop_token_ids=(tokenizer.eos_token_id,),
-        context_length=context_length,
-    )
+    facts["suites"] = {suite.name: suite.settings() for suite in suites}
+    return summarise(ordered, facts, config.confidence, files)
 
 
 def answer_seed(seed: int, benchmark: str, item: str, sample: int) -> int:
@@ -123,44 +103,72 @@ def answer_seed(seed: int, benchmark: str, item: str, sample: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
+Key = tuple[str, str, int]
+
+
 @dataclass(frozen=True)
 class _Planned:
     item: BenchmarkItem
-    tokens: list[int]
+    messages: tuple[Message, ...]
+    length: int
     seed: int
+    drawing: Drawing
 
     @property
     def expected_length(self) -> tuple[int, int]:
-        return self.item.level, len(self.tokens)
+        return self.item.level, self.length
 
 
-def _plan(
-    items: Mapping[str, list[BenchmarkItem]], codec: Codec, config: EvaluationConfig, seed: int
-) -> dict[tuple[str, str, int], _Planned]:
-    plan: dict[tuple[str, str, int], _Planned] = {}
-    for benchmark, members in items.items():
-        if not members:
-            raise BadInput("the benchmark has no items", where=benchmark, remedy="Remove it or give it items")
-        for item in members[: config.items]:
-            tokens = codec.encode(item.prompt)
-            if len(tokens) + config.max_new_tokens > codec.context_length:
-                raise BadInput(
-                    f"a prompt of {len(tokens)} tokens and max_new_tokens={config.max_new_tokens} exceed the context "
-                    f"length of {codec.context_length}",
-                    where=f"{benchmark}: item {item.id}",
-                    remedy="Lower evaluate.max_new_tokens or raise model.max_position",
-                )
-            for sample in range(config.samples):
-                key = (benchmark, item.id, sample)
+def _plan(suites: list[Suite], sampler: Sampler, seed: int) -> dict[Key, _Planned]:
+    plan: dict[Key, _Planned] = {}
+    for suite in suites:
+        drawing = _drawing(suite, sampler)
+        for item in suite.items:
+            for sample in range(suite.samples):
+                key = (suite.name, item.id, sample)
                 if key in plan:
-                    raise BadInput("two items have the same id", where=f"{benchmark}: item {item.id}")
-                plan[key] = _Planned(item, tokens, answer_seed(seed, *key))
+                    raise BadInput("two items have the same id", where=f"{suite.name}: item {item.id}")
+                messages = suite.messages(item, sample)
+                length = sum(len(message.content) for message in messages)
+                plan[key] = _Planned(item, messages, length, answer_seed(seed, *key), drawing)
     if not plan:
         raise BadInput("there is no benchmark to evaluate on", remedy="The corpus artifact holds none in benchmarks/")
     return plan
 
 
-def _answer(key: tuple[str, str, int], planned: _Planned, sample: Sample, codec: Codec) -> Answer:
+def _drawing(suite: Suite, sampler: Sampler) -> Drawing:
+    """The suite's, cut for all items alike to the room that its longest prompt leaves where that may be."""
+    rooms = {item.id: sampler.room(suite.messages(item, 0)) for item in suite.items}
+    known = {item: room for item, room in rooms.items() if room is not None}
+    if not known:
+        return suite.drawing
+    longest = min(known, key=lambda item: known[item])
+    room, wanted = known[longest], suite.drawing.max_new_tokens
+    if room >= wanted:
+        return suite.drawing
+    if suite.fit and room >= LEAST_NEW_TOKENS:
+        return replace(suite.drawing, max_new_tokens=room)
+    raise BadInput(
+        f"its prompt leaves {max(room, 0)} tokens for the answer: max_new_tokens={wanted} would exceed the context "
+        f"length of {sampler.context_length}",
+        where=f"{suite.name}: item {longest}",
+        remedy="Lower evaluate.max_new_tokens or raise model.max_position",
+    )
+
+
+def _waves(todo: list[Key], plan: Mapping[Key, _Planned], size: int) -> Iterator[tuple[Drawing, list[Key]]]:
+    """Answers drawn alike go together. A long prompt or a high level usually means a long answer: those start first,
+    which shortens the tail."""
+    alike: dict[Drawing, list[Key]] = defaultdict(list)
+    for key in todo:
+        alike[plan[key].drawing].append(key)
+    for drawing, keys in alike.items():
+        keys.sort(key=lambda key: plan[key].expected_length, reverse=True)
+        for start in range(0, len(keys), size):
+            yield drawing, keys[start : start + size]
+
+
+def _answer(key: Key, planned: _Planned, drawn: Drawn) -> Answer:
     item = planned.item
     return Answer(
         benchmark=key[0],
@@ -170,18 +178,18 @@ def _answer(key: tuple[str, str, int], planned: _Planned, sample: Sample, codec:
         family=item.family,
         level=item.level,
         seed=planned.seed,
-        prompt=_prompt_text(item),
-        response=codec.decode(sample.tokens),
+        prompt=prompt_text(planned.messages),
+        response=drawn.text,
         reference=_reference_text(item),
         verdict="error",
         outcome="error",
         value=None,
-        finish=sample.finish,
-        tokens=len(sample.tokens),
+        finish=drawn.finish,
+        tokens=drawn.tokens,
     )
 
 
-def _verified(answers: list[Answer], plan: Mapping[tuple[str, str, int], _Planned], scorer: Scorer) -> list[Answer]:
+def _verified(answers: list[Answer], plan: Mapping[Key, _Planned], scorer: Scorer) -> list[Answer]:
     requests = [
         RewardRequest(
             request_id="|".join(map(str, answer.key)),
@@ -209,16 +217,16 @@ def _verified(answers: list[Answer], plan: Mapping[tuple[str, str, int], _Planne
 
 def _outcome(reward: Reward, finish: str) -> Outcome:
     if reward.value is None:
-        return "error"
+        return "judge-failed" if reward.evidence.get("judge_failure") else "error"
     if reward.value >= 1:
         return "correct"
-    if finish == "length":
-        return "truncated"
+    if finish in ("length", "refused"):
+        return "truncated" if finish == "length" else "refused"
     return {"no-answer": "no-answer", "scored": "scored"}.get(reward.verdict, "wrong")
 
 
 def _check_errors(answers: list[Answer], bound: float) -> None:
-    errors = [answer for answer in answers if answer.outcome == "error"]
+    errors = [answer for answer in answers if answer.value is None]
     if len(errors) > bound * len(answers):
         first = errors[0]
         raise InfrastructureError(
@@ -232,16 +240,17 @@ def _resumed(context: StageContext) -> list[Answer]:
     return read_answers(point.path / "answers.jsonl") if point else []
 
 
-def _keep(answers: Mapping[tuple[str, str, int], Answer], context: StageContext) -> None:
+def _keep(answers: Mapping[Key, Answer], context: StageContext) -> None:
     directory = context.scratch / "finished"
     write_answers(directory / "answers.jsonl", list(answers.values()))
     context.resume.save(len(answers), directory, {"answers": len(answers)})
 
 
-def _prompt_text(item: BenchmarkItem) -> str:
-    if len(item.prompt) == 1:
-        return item.prompt[0].content
-    return "\n".join(f"[{message.role}] {message.content}" for message in item.prompt)
+def prompt_text(messages: tuple[Message, ...]) -> str:
+    """One text for a page or a judge: a lone question as it is, a conversation with its roles."""
+    if len(messages) == 1:
+        return messages[0].content
+    return "\n".join(f"[{message.role}] {message.content}" for message in messages)
 
 
 def _reference_text(item: BenchmarkItem) -> str:

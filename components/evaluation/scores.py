@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.evaluation.statistics import mean_interval, pass_at_k
-from components.evaluation.types import Answer, Evaluation, Score, read_answers
+from components.evaluation.suite import metrics_of
+from components.evaluation.types import Answer, Evaluation, Metric, Score, read_answers
 from components.failures import BadInput, InfrastructureError
+
+# Folder of an evaluation artifact with the files that metrics were computed from, named `benchmark.file`.
+FILES = "files"
 
 
 def score_answers(answers: Iterable[Answer], confidence: float, name: str = "overall") -> Score:
@@ -44,12 +48,19 @@ def score_answers(answers: Iterable[Answer], confidence: float, name: str = "ove
         truncated=outcomes["truncated"],
         no_answer=outcomes["no-answer"],
         errors=outcomes["error"],
+        refused=outcomes["refused"],
+        judge_failed=outcomes["judge-failed"],
         mean_tokens=sum(answer.tokens for answer in answers) / len(answers),
     )
 
 
-def summarise(answers: list[Answer], settings: Mapping[str, Any], confidence: float) -> Evaluation:
-    """Groups answers by benchmark and domain, in the order they first appear, and scores each group."""
+def summarise(
+    answers: list[Answer], settings: Mapping[str, Any], confidence: float, files: Mapping[str, Path] | None = None
+) -> Evaluation:
+    """Groups answers by benchmark and domain, in the order they first appear, and scores each group.
+
+    files: `benchmark.file` -> path, what metrics of some benchmarks need (the standings of contests).
+    """
     benchmarks: dict[str, list[Answer]] = defaultdict(list)
     domains: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
@@ -61,7 +72,22 @@ def summarise(answers: list[Answer], settings: Mapping[str, Any], confidence: fl
         benchmarks={name: score_answers(group, confidence, name) for name, group in benchmarks.items()},
         domains={name: score_answers(group, confidence, name) for name, group in domains.items()},
         overall=score_answers(answers, confidence),
+        metrics=further_metrics(benchmarks, confidence, files or {}),
     )
+
+
+def further_metrics(
+    benchmarks: Mapping[str, Sequence[Answer]], confidence: float, files: Mapping[str, Path]
+) -> dict[str, dict[str, Metric]]:
+    """What standard benchmarks say beside avg@k; benchmarks without such numbers are left out."""
+    found = {}
+    for name, answers in benchmarks.items():
+        function = metrics_of(name)
+        own = {key.partition(".")[2]: path for key, path in files.items() if key.partition(".")[0] == name}
+        values = function(answers, confidence, own) if function is not None else {}
+        if values:
+            found[name] = values
+    return found
 
 
 def load_evaluation(directory: Path) -> Evaluation:
@@ -77,7 +103,8 @@ def load_evaluation(directory: Path) -> Evaluation:
     settings = json.loads(scores.read_text()).get("settings")
     if not isinstance(settings, dict) or "confidence" not in settings:
         raise BadInput("no settings of an evaluation", where=f"{scores}: settings")
-    return summarise(read_answers(items), settings, settings["confidence"])
+    files = {path.name: path for path in sorted((directory / FILES).glob("*"))}
+    return summarise(read_answers(items), settings, settings["confidence"], files)
 
 
 def _powers_of_two(samples: int) -> list[int]:

@@ -16,16 +16,17 @@ from typing import Any, Literal
 from components.evaluation.statistics import Estimate
 from components.failures import BadInput
 
-Outcome = Literal["correct", "wrong", "scored", "truncated", "no-answer", "error"]
+Outcome = Literal["correct", "wrong", "scored", "truncated", "no-answer", "refused", "judge-failed", "error"]
 
 
 @dataclass(frozen=True)
 class Answer:
     """One sampled answer and its verdict.
 
-    outcome: exactly one of six. `error` (the verifier failed; value is None) never counts as an answer; `truncated`
-    hit the token limit without being right; `no-answer` ended without an answer the verifier could read; `scored` has a
-    grade between right and wrong.
+    outcome: exactly one of eight. `error` (the verifier failed) and `judge-failed` (no verdict from the judge) have no
+    value and never count as an answer; `truncated` hit the token limit without being right; `no-answer` ended without
+    an answer the verifier could read; `refused` was declined by the model or a filter; `scored` has a grade between
+    right and wrong.
     value: the verifier's, in [0, 1]; None for errors.
     tokens: length of the response in tokens, with its stop token.
     """
@@ -43,7 +44,7 @@ class Answer:
     verdict: str
     outcome: Outcome
     value: float | None
-    finish: Literal["stop", "length"]
+    finish: Literal["stop", "length", "refused"]
     tokens: int
     evidence: dict[str, Any] = field(default_factory=dict)
 
@@ -53,13 +54,35 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A further number of a benchmark, with its interval where there is one.
+
+    unit: fraction (shown in percent), percent, rating or count.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    unit: Literal["fraction", "percent", "rating", "count"] = "fraction"
+
+    def __str__(self) -> str:
+        scale = 100 if self.unit == "fraction" else 1
+        digits = 0 if self.unit in ("rating", "count") else 1
+        text = f"{scale * self.value:.{digits}f}"
+        if self.low is None or self.high is None:
+            return text
+        return f"{text} [{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]"
+
+
+@dataclass(frozen=True)
 class Score:
     """Score of one benchmark, domain or the whole.
 
-    avg: avg@k over all answers but errors (truncated and no-answer count 0, and are listed apart).
+    avg: avg@k over all answers but errors (truncated, refused and no-answer count 0, and are listed apart).
     pass_at: k -> unbiased pass@k, over items with at least k answers that are not errors.
     items: items with at least one answer that is not an error; answers: all answers, errors included.
-    correct, wrong, scored, truncated, no_answer, errors: answers by outcome; they add up to `answers`.
+    correct, wrong, scored, truncated, no_answer, refused, judge_failed, errors: answers by outcome; they add up to
+    `answers`.
     """
 
     avg: Estimate
@@ -74,6 +97,8 @@ class Score:
     no_answer: int
     errors: int
     mean_tokens: float
+    refused: int = 0
+    judge_failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,6 +106,7 @@ class Evaluation:
     """Answers, what they were taken with, and the scores made from them.
 
     settings: all that makes scores comparable (sampling, seed, contract, engine): another setting is another score.
+    metrics: benchmark -> its further numbers (components.evaluation.benchmark), such as `prompt loose` or `rating`.
     """
 
     answers: list[Answer]
@@ -88,6 +114,7 @@ class Evaluation:
     benchmarks: Mapping[str, Score]
     domains: Mapping[str, Score]
     overall: Score
+    metrics: Mapping[str, Mapping[str, Metric]] = field(default_factory=dict)
 
     def item_means(self, benchmark: str | None = None, domain: str | None = None) -> dict[str, float]:
         """`benchmark/item` -> mean value over answers that are not errors: the unit of a paired comparison."""
@@ -105,6 +132,7 @@ class Evaluation:
             "overall": asdict(self.overall),
             "benchmarks": {name: asdict(score) for name, score in self.benchmarks.items()},
             "domains": {name: asdict(score) for name, score in self.domains.items()},
+            "metrics": {name: {k: asdict(v) for k, v in found.items()} for name, found in self.metrics.items()},
         }
 
     def write(self, directory: Path) -> None:

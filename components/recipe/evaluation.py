@@ -9,6 +9,17 @@ from pydantic import Field
 from components.recipe.base import StrictModel
 
 
+class BenchmarkSettings(StrictModel):
+    """Values of one benchmark that differ from its own; every change makes another score."""
+
+    benchmark: str
+    samples: int | None = Field(default=None, ge=1)
+    items: int | None = Field(default=None, ge=1, description="Only the first items")
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_new_tokens: int | None = Field(default=None, ge=1)
+
+
 class EvaluationConfig(StrictModel):
     """The same held-out benchmarks after base, SFT, every RLVR phase and RLHF."""
 
@@ -22,6 +33,15 @@ class EvaluationConfig(StrictModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     confidence: float = Field(default=0.95, gt=0, lt=1)
     engine_dtype: Literal["float32", "bfloat16"] = "float32"
+    settings: tuple[BenchmarkSettings, ...] = Field(
+        default=(), description="Of single benchmarks; standard ones have their own, the recipe's sets those above"
+    )
+    judge: str = Field(
+        default="", description="Model that decides judged benchmarks; execution.judges says where it is"
+    )
+    yarn_factor: float | None = Field(
+        default=None, gt=1, description="YaRN context extension of the engines (Ring releases: 2, from 64K to 128K)"
+    )
 
     def for_base(self) -> EvaluationConfig:
         """The settings the base model is evaluated with."""

@@ -21,6 +21,7 @@ from components.rewards.logic import gym_entry, logic_equal
 from components.rewards.math import LONGEST_ANSWER, comparable, quick_equal
 from components.rewards.preference import preference_score
 from components.rewards.science import science_equal
+from components.rewards.structured import STRUCTURED, structured_reward
 from components.rewards.types import Reward, RewardRequest
 from components.rewards.verify_pool import Equality, VerifyPool
 from components.sandbox import Program, RunResult, Sandbox, Test, Tier
@@ -91,6 +92,8 @@ class _Batch:
         kind, reference = request.verifier.kind, request.verifier.reference
         if kind == "code":
             return self._code(request)
+        if kind in STRUCTURED:
+            return structured_reward(request)
         if kind == "preference":
             value = preference_score(reference, request.response)
             return Reward(value, "scored", {"rubric": reference["rubric"]}, time.perf_counter() - started)

@@ -8,7 +8,8 @@ from components.artifacts.context import StageContext, StageResult
 from components.artifacts.ref import ArtifactRef
 from components.data.jsonl import read_benchmarks
 from components.evaluation.report import write_report
-from components.evaluation.runner import codec_for, evaluate
+from components.evaluation.runner import evaluate
+from components.evaluation.sampler import codec_for
 from components.evaluation.types import Evaluation
 from components.model.spec import spec_for
 from components.model.tokenizer import check_tokenizer, contract, load_tokenizer

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from components.data.schema import BenchmarkItem, Message, Verifier
-from components.evaluation.runner import Codec
+from components.evaluation.sampler import Codec
 from components.rewards.types import Reward, RewardRequest
 from components.rollout.types import Sample, SampleRequest, Sampling
 

@@ -1,0 +1,71 @@
+"""IFEval and IFBench: instructions that a rule can check, strict and loose, by prompt and by instruction.
+
+avg@k is the strict accuracy by prompt. The paper's four numbers (arXiv 2311.07911, section 3) are metrics of their own;
+published results of IFEval often give the strict one by prompt, IFBench's the loose one (arXiv 2507.02833).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from components.data.schema import Verifier
+from components.evaluation.benchmark import Benchmark, Hub, Question, RecordProblem, Row, text
+from components.evaluation.statistics import mean_interval
+from components.evaluation.types import Answer, Metric
+
+
+def instructions(row: Row) -> Question:
+    """prompt, instruction_id_list, kwargs (absent arguments are null in some exports)."""
+    names, arguments = row["instruction_id_list"], row["kwargs"]
+    if not isinstance(names, list) or not names or len(names) != len(arguments):
+        raise RecordProblem("kwargs", "as many entries as instruction_id_list are expected")
+    constraints = [
+        {"id": name, "arguments": {key: value for key, value in (given or {}).items() if value is not None}}
+        for name, given in zip(names, arguments, strict=True)
+    ]
+    verifier = Verifier(kind="instruction", reference={"constraints": constraints})
+    return Question(str(row.get("key", "")) or text(row, "prompt"), text(row, "prompt"), verifier)
+
+
+def four_accuracies(answers: Sequence[Answer], confidence: float, files: Mapping[str, Path]) -> dict[str, Metric]:
+    """prompt strict/loose and instruction strict/loose, from evidence `strict` and `loose` (a boolean each)."""
+    found: dict[str, Metric] = {}
+    for mode in ("strict", "loose"):
+        prompts: dict[str, list[float]] = {}
+        single: list[bool] = []
+        for answer in answers:
+            if answer.value is None:
+                continue
+            held = answer.evidence.get(mode)
+            # An answer that never ended its reasoning follows nothing.
+            held = [False] * int(answer.evidence.get("constraints", 1)) if held is None else held
+            prompts.setdefault(answer.item, []).append(float(all(held)))
+            single += held
+        if not prompts:
+            return {}
+        interval = mean_interval([sum(v) / len(v) for v in prompts.values()], 1, confidence)
+        found[f"prompt {mode}"] = Metric(interval.value, interval.low, interval.high)
+        found[f"instruction {mode}"] = Metric(sum(single) / len(single))
+    return found
+
+
+_rules = partial(Benchmark, domain="general", read=instructions, metrics=four_accuracies, max_new_tokens=32_768 - 4096)
+
+BENCHMARKS = (
+    _rules(
+        name="ifeval",
+        title="IFEval",
+        source="arXiv 2311.07911",
+        headline="prompt strict",
+        hub=Hub("google/IFEval", "train"),
+    ),
+    _rules(
+        name="ifbench",
+        title="IFBench",
+        source="arXiv 2507.02833",
+        headline="prompt loose",
+        hub=Hub("allenai/IFBench_test", "train"),
+    ),
+)

@@ -1,0 +1,193 @@
+"""Answers from any OpenAI-compatible endpoint: many at the same time, bounded, retried, under one deadline each.
+
+A served model is not ours to seed: the seed is sent, and endpoints that honour it repeat their draws. What an endpoint
+reports as reasoning is put back between <think> marks, so that answers look as our own engines' do. Rate limits, 5xx
+and broken connections are retried with back-off, then fail the stage as infrastructure: nothing is scored that was not
+answered. A refusal (finish reason content_filter, or a refusal in place of content) is an outcome of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from components.data.schema import Message
+from components.evaluation.sampler import Draw, Drawing, Drawn
+from components.failures import BadInput, DeadlineExceeded, InfrastructureError
+
+RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+LONGEST_PAUSE_S = 20.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """base_url: ends in /v1. api_key_env: the variable that holds the key. deadline_s: of one answer, with retries."""
+
+    base_url: str
+    model: str
+    api_key_env: str = ""
+    concurrency: int = 32
+    retries: int = 5
+    deadline_s: float = 3600.0
+
+
+class EndpointSampler:
+    """Close it, or use it in a `with` statement.
+
+    Raises:
+        BadInput: the key's variable is empty, or the endpoint does not have the model.
+        InfrastructureError: it does not answer.
+    """
+
+    context_length: int | None = None
+
+    def __init__(self, endpoint: Endpoint, stopping: Callable[[], None] = lambda: None) -> None:
+        headers = {}
+        if endpoint.api_key_env:
+            key = os.environ.get(endpoint.api_key_env)
+            if not key:
+                raise BadInput("the environment variable with the API key is empty", where=endpoint.api_key_env)
+            headers["Authorization"] = f"Bearer {key}"
+        self.endpoint, self._stopping = endpoint, stopping
+        self.wave = 4 * endpoint.concurrency
+        self._client = httpx.Client(
+            base_url=endpoint.base_url.rstrip("/") + "/",
+            headers=headers,
+            limits=httpx.Limits(max_connections=endpoint.concurrency),
+        )
+        self._pool = ThreadPoolExecutor(endpoint.concurrency, thread_name_prefix="endpoint")
+        self._ended = threading.Event()
+        try:
+            self.facts = self._look()
+        except BaseException:
+            self.close()
+            raise
+
+    def room(self, messages: tuple[Message, ...]) -> None:
+        return None
+
+    def draw(self, requests: list[Draw], drawing: Drawing) -> list[Drawn]:
+        futures = [self._pool.submit(self._one, request, drawing) for request in requests]
+        found = []
+        try:
+            for future in futures:
+                self._stopping()
+                found.append(future.result())
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        return found
+
+    def close(self) -> None:
+        self._ended.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    def __enter__(self) -> EndpointSampler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _look(self) -> dict[str, Any]:
+        """What the endpoint says of the model, recorded with the scores; its context length where it tells."""
+        ends = time.monotonic() + 60.0
+        answer = self._retried(lambda left: self._client.get("models", timeout=min(left, 10.0)), ends)
+        models = {entry["id"]: entry for entry in answer.json().get("data", []) if "id" in entry}
+        if models and self.endpoint.model not in models:
+            raise BadInput(
+                f"the endpoint has no model {self.endpoint.model!r}",
+                where=self.endpoint.base_url,
+                remedy=f"It has: {', '.join(list(models)[:10])}",
+            )
+        found = models.get(self.endpoint.model, {})
+        length = found.get("max_model_len")
+        return {"endpoint": self.endpoint.base_url, "model": self.endpoint.model} | (
+            {"max_model_len": length} if length else {}
+        )
+
+    def _one(self, request: Draw, drawing: Drawing) -> Drawn:
+        body = {
+            "model": self.endpoint.model,
+            "messages": [message.model_dump() for message in request.messages],
+            "temperature": drawing.temperature,
+            "top_p": drawing.top_p,
+            "max_tokens": drawing.max_new_tokens,
+            "seed": request.seed,
+        }
+        if "max_model_len" in self.facts:  # the endpoint counts the prompt's tokens, so it is asked to use what is left
+            body["max_tokens"] = min(drawing.max_new_tokens, int(self.facts["max_model_len"]) - 1)
+        ends = time.monotonic() + self.endpoint.deadline_s
+        answer = self._retried(lambda left: self._post(body, left), ends)
+        return _drawn(request.request_id, answer)
+
+    def _post(self, body: dict[str, Any], left: float) -> httpx.Response:
+        answer = self._client.post("chat/completions", json=body, timeout=httpx.Timeout(left, connect=10.0))
+        if answer.status_code == 400 and "max_tokens" in body and "context" in answer.text.lower():
+            # The prompt takes part of the context: without a bound the endpoint uses the rest.
+            body.pop("max_tokens")
+            answer = self._client.post("chat/completions", json=body, timeout=httpx.Timeout(left, connect=10.0))
+        return answer
+
+    def _retried(self, call: Callable[[float], httpx.Response], ends: float) -> httpx.Response:
+        problem, attempt = "no time left", 0
+        for attempt in range(1, self.endpoint.retries + 2):
+            left = ends - time.monotonic()
+            if left <= 0 or self._ended.is_set():
+                break
+            pause = min(LONGEST_PAUSE_S, 0.5 * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+            try:
+                answer = call(left)
+                if answer.status_code < 400:
+                    return answer
+                problem = f"status {answer.status_code}: {answer.text[:200]}"
+                if answer.status_code not in RETRIED:
+                    raise BadInput(
+                        f"the endpoint refuses the request with {problem}",
+                        where=self.endpoint.base_url,
+                        remedy="Check the model's name, the key and the context length",
+                    )
+                pause = max(pause, min(LONGEST_PAUSE_S, _seconds(answer.headers.get("retry-after"))))
+            except httpx.HTTPError as error:
+                problem = f"{type(error).__name__}: {error}"
+            if attempt <= self.endpoint.retries:
+                self._ended.wait(max(0.0, min(pause, ends - time.monotonic())))
+        kind = DeadlineExceeded if time.monotonic() >= ends else InfrastructureError
+        raise kind(f"{self.endpoint.model} at {self.endpoint.base_url} gave no answer in {attempt} tries: {problem}")
+
+
+def _drawn(request_id: str, answer: httpx.Response) -> Drawn:
+    try:
+        data: Mapping[str, Any] = answer.json()
+        choice = data["choices"][0]
+        message = choice["message"]
+        content = message.get("content") or ""
+        reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
+        tokens = int((data.get("usage") or {}).get("completion_tokens") or 0)
+        reason = choice.get("finish_reason")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InfrastructureError(
+            f"no chat completion from {answer.url} ({type(error).__name__}): {answer.text[:200]!r}"
+        ) from error
+    if reason == "content_filter" or (message.get("refusal") and not content):
+        return Drawn(request_id, str(message.get("refusal") or content), tokens, "refused")
+    text = f"<think>{reasoning}</think>{content}" if reasoning else content
+    if reasoning and not content and reason == "length":
+        text = f"<think>{reasoning}"
+    return Drawn(request_id, text, tokens, "length" if reason == "length" else "stop")
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0
