@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from components.artifacts.ref import ArtifactKind
+from components.evaluation.benchmark import find
 from components.failures import BadInput
 from components.recipe.base import StrictModel
+from components.recipe.evaluation import BenchmarksConfig, ServedEvaluationConfig, ServedModel
 from components.recipe.recipe import Recipe
 from tasks.node import Node
 from tasks.stage import STAGES, Stage, StageConfig
@@ -46,6 +48,23 @@ class Graph:
         known = self.nodes["evaluate-sft"]
         node = replace(known, name="evaluate", inputs={"model": "model", "corpus": "corpus"})
         return Graph(self.recipe, {"corpus": self.nodes["corpus"], "evaluate": node})
+
+    def standard_evaluation(self, benchmarks: BenchmarksConfig, served: ServedModel | None = None) -> Graph:
+        """Standard benchmarks and one evaluation on them, of a checkpoint from outside or of a served model.
+
+        Raises BadInput for an unknown benchmark.
+        """
+        for wanted in benchmarks.benchmarks:
+            find(wanted.name)
+        known, corpus = self.nodes["evaluate-sft"], {"corpus": "benchmarks"}
+        first = Node("benchmarks", STAGES["benchmarks"], {}, StageConfig(benchmarks, None), known.seed)
+        if served is None:
+            node = replace(known, name="evaluate", inputs={"model": "model", **corpus})
+        else:
+            section = ServedEvaluationConfig(served=served, evaluation=self.recipe.evaluate)
+            stage = STAGES["evaluate-served"]
+            node = Node("evaluate", stage, corpus, StageConfig(section, None), known.seed, key="evaluate")
+        return Graph(self.recipe, {"benchmarks": first, "evaluate": node})
 
     def require(self, names: Iterable[str], option: str) -> list[str]:
         """The names, each one a node; a node type (`evaluate`, `rlvr`) stands for all nodes of that type.

@@ -53,7 +53,9 @@ STAGES: Mapping[str, Stage] = {
         Stage("rlvr", 1, {"model": "checkpoint", "data": "clean-corpus"}, "checkpoint"),
         Stage("reward-model", 1, {"model": "checkpoint", "data": "clean-corpus"}, "reward-model"),
         Stage("rlhf", 1, {"model": "checkpoint", "reward": "reward-model", "data": "clean-corpus"}, "checkpoint"),
-        Stage("evaluate", 1, {"model": "checkpoint", "corpus": "corpus"}, "evaluation"),
+        Stage("evaluate", 2, {"model": "checkpoint", "corpus": "corpus"}, "evaluation"),
+        Stage("benchmarks", 1, {}, "corpus", uses_model=False),
+        Stage("evaluate-served", 1, {"corpus": "corpus"}, "evaluation", uses_model=False),
         Stage(
             "release",
             2,

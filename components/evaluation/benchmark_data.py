@@ -21,11 +21,15 @@ from components.failures import BadInput
 
 @dataclass(frozen=True)
 class BenchmarkData:
-    """items: in the order of the records. shards: (uri, sha256 of the file or of its records, items)."""
+    """items: in the order of the records. shards: (uri, sha256 of the file or of its records, items).
+
+    left_out: records that are not asked (outside the window of dates, instructions that no rule of ours can check).
+    """
 
     items: list[BenchmarkItem]
     shards: tuple[tuple[str, str, int], ...]
     licence: str
+    left_out: int = 0
 
 
 def read_benchmark(benchmark: Benchmark, uri: str = "") -> BenchmarkData:
@@ -35,12 +39,13 @@ def read_benchmark(benchmark: Benchmark, uri: str = "") -> BenchmarkData:
         BadInput: a record is no item, two records are one item, or there is no record.
     """
     items: list[BenchmarkItem] = []
-    shards = []
+    shards, left_out = [], 0
     for place, digest, rows in _files(uri) if uri else _hub(benchmark):
         before = len(items)
         for line, row in rows:
             try:
                 if benchmark.keep is not None and not benchmark.keep(row):
+                    left_out += 1
                     continue
                 items.append(benchmark.item(row, source=place))
             except RecordProblem as error:
@@ -57,7 +62,9 @@ def read_benchmark(benchmark: Benchmark, uri: str = "") -> BenchmarkData:
         if item.id in seen:
             raise BadInput(f"items {seen[item.id] + 1} and {number + 1} are the same", where=uri or benchmark.name)
         seen[item.id] = number
-    return BenchmarkData(items, tuple(shards), "; ".join(sorted({item.licence for item in items if item.licence})))
+    return BenchmarkData(
+        items, tuple(shards), "; ".join(sorted({item.licence for item in items if item.licence})), left_out
+    )
 
 
 Rows = Iterator[tuple[int, Mapping[str, Any]]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.recipe.base import StrictModel
 
@@ -46,6 +46,54 @@ class EvaluationConfig(StrictModel):
     def for_base(self) -> EvaluationConfig:
         """The settings the base model is evaluated with."""
         return self if self.base_samples is None else self.model_copy(update={"samples": self.base_samples})
+
+
+class StandardBenchmark(StrictModel):
+    """A registered benchmark (components.evaluation.benchmark). Its records come from the hub when `uri` is empty."""
+
+    name: str = Field(description="Such as aime25 or livecodebench:2410-2504")
+    uri: str = Field(default="", description="File, s3:// object or Hugging Face data set directory")
+
+
+class BenchmarkFile(StrictModel):
+    """A further file of a benchmark: the baseline's answers, the standings of contests, judging criteria."""
+
+    benchmark: str
+    file: str
+    uri: str
+
+
+class BenchmarksConfig(StrictModel):
+    """Stage `benchmarks`: standard benchmarks read into an artifact, so that a score names the records it rests on."""
+
+    benchmarks: tuple[StandardBenchmark, ...] = Field(min_length=1)
+    files: tuple[BenchmarkFile, ...] = ()
+
+
+class ServedModel(StrictModel):
+    """A model that is asked over HTTP: an endpoint that exists, or a Hugging Face directory that vLLM serves meanwhile.
+
+    An endpoint's weights cannot be hashed: `revision` is what its owner calls them, and a new one is another score.
+    """
+
+    base_url: str = Field(default="", description="Ends in /v1")
+    model: str = Field(default="", description="Name at the endpoint")
+    revision: str = ""
+    directory: str = Field(default="", description="Hugging Face directory to serve here")
+    api_key_env: str = Field(default="", description="Environment variable that holds the key")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> ServedModel:
+        if bool(self.base_url and self.model) == bool(self.directory):
+            raise ValueError("either base_url and model, or directory")
+        return self
+
+
+class ServedEvaluationConfig(StrictModel):
+    """Stage `evaluate-served`."""
+
+    served: ServedModel
+    evaluation: EvaluationConfig
 
 
 class ReleaseConfig(StrictModel):

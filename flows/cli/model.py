@@ -21,13 +21,40 @@ def register(app: typer.Typer) -> None:
         model: ModelArgument,
         recipe: Annotated[str, typer.Option("--recipe", help="Whose benchmarks and settings to use.")] = "nano",
         benchmark: Annotated[
-            list[str] | None, typer.Option("--benchmark", "-b", help="Show only this benchmark; repeatable.")
+            list[str] | None,
+            typer.Option("--benchmark", "-b", help="aime25, aime25=FILE, or one of the recipe's sets; repeatable."),
         ] = None,
+        file: Annotated[
+            list[str] | None,
+            typer.Option("--file", help="Further file of a benchmark: codeforces.standings=FILE; repeatable."),
+        ] = None,
+        judge: Annotated[str, typer.Option("--judge", metavar="MODEL@URL", help="Who decides judged benchmarks.")] = "",
         set_: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c")] = None,
         json_: JsonOption = False,
     ) -> None:
-        """Evaluate a registered model or a checkpoint on a recipe's benchmarks. A known result is reused."""
+        """Evaluate a model: on a recipe's own held-out sets, or on standard benchmarks. A known result is reused.
+
+        MODEL is a registered model or a checkpoint; with standard benchmarks also a Hugging Face directory, or
+        MODEL@URL of an OpenAI-compatible endpoint. `--benchmark list` shows the standard ones.
+        """
         began = time.monotonic()
+        names = [name for text in benchmark or () for name in text.split(",")]
+        if names == ["list"]:
+            _list_benchmarks(json_)
+            return
+        from flows.standard_flow import StandardRequest, is_served, is_standard_name
+
+        if is_served(model) or any(is_standard_name(name) for name in names):
+            asked = StandardRequest(
+                model=model,
+                benchmarks=names,
+                files=file or [],
+                judge=judge,
+                overrides=set_ or [],
+                **_recipe_of(recipe),
+            )
+            _evaluate_standard(asked, began, json_)
+            return
         from contextlib import nullcontext
 
         from flows.board import LiveBoard, PlainBoard
@@ -115,6 +142,51 @@ def register(app: typer.Typer) -> None:
         print("starting the server ...", file=sys.stderr)
         with start(directory, ServeOptions(port=port, device=_device(device))) as server:
             talk(server.base_url)
+
+
+def _recipe_of(recipe: str) -> dict[str, str]:
+    from flows.request import named
+
+    return named(recipe)
+
+
+def _list_benchmarks(json_: bool) -> None:
+    from components.evaluation.benchmark import registry
+    from flows.cli.output import print_json, print_table
+
+    found = registry().values()
+    if json_:
+        print_json([{"name": b.name, "title": b.title, "samples": b.samples, "judged": b.judged} for b in found])
+        return
+    rows = []
+    for benchmark in found:
+        needs = ["judge"] * benchmark.judged + [f"file {name}" for name in benchmark.needs]
+        where = benchmark.hub.name if benchmark.hub else "your file"
+        rows.append([benchmark.name, f"avg@{benchmark.samples}", ", ".join(needs), where])
+    print_table(["benchmark", "samples", "needs", "data"], rows)
+
+
+def _evaluate_standard(request, began: float, json_: bool) -> None:
+    from contextlib import nullcontext
+
+    from flows.board import LiveBoard, PlainBoard
+    from flows.cli import stack
+    from flows.cli.run import quiet_prefect
+    from flows.cli.summary import print_result
+
+    request.check()  # names and files, before servers are started
+    home = stack.ensure()
+    quiet_prefect(home)
+    from flows.execute import run_here
+    from flows.standard_flow import evaluate_standard
+
+    nodes = ["benchmarks", "evaluate"]
+    board = LiveBoard(nodes) if sys.stderr.isatty() else PlainBoard(nodes)
+    with board if isinstance(board, LiveBoard) else nullcontext():
+        result = run_here(evaluate_standard, request, board)
+    print_result(result, time.monotonic() - began, json_)
+    if not result.succeeded:
+        raise typer.Exit(130 if result.cancelled else 1)
 
 
 def _device(device: str):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 from components.artifacts.context import StageContext, StageResult
 from components.artifacts.ref import ArtifactRef
 from components.data.jsonl import read_benchmarks
+from components.evaluation.grading import open_grading
 from components.evaluation.report import write_report
 from components.evaluation.runner import evaluate
 from components.evaluation.sampler import codec_for
@@ -14,9 +16,9 @@ from components.evaluation.types import Evaluation
 from components.model.spec import spec_for
 from components.model.tokenizer import check_tokenizer, contract, load_tokenizer
 from components.recipe.evaluation import EvaluationConfig
-from components.rewards.scorer import open_scorer
 from components.rollout.group import warm_engines
 from tasks.stage import StageConfig
+from tasks.stages.benchmarks import files_of, keep_files
 
 # Where a checkpoint artifact keeps its Hugging Face directory.
 MODEL = "model"
@@ -26,7 +28,9 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     """Inputs: `model` (checkpoint), `corpus`. Output: items.jsonl, scores.json, report.html."""
     section: EvaluationConfig = config.section
     directory = context.fetch(inputs["model"], MODEL)
-    benchmarks = read_benchmarks(context.fetch(inputs["corpus"], "benchmarks").parent)
+    standard = inputs["corpus"].stage == "benchmarks"  # of a recipe's corpus only a part is needed
+    corpus = context.fetch(inputs["corpus"]) if standard else context.fetch(inputs["corpus"], "benchmarks").parent
+    benchmarks, files = read_benchmarks(corpus), files_of(corpus)
     tokenizer, spec = load_tokenizer(directory), spec_for(config.model)
     check_tokenizer(tokenizer, load_tokenizer(config.model.tokenizer), where=str(directory))
     engines = warm_engines(config.model, section.engine_dtype, context.execution)
@@ -37,9 +41,13 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
         "weights_sha256": engines.load_directory(directory),
     }
     codec = codec_for(tokenizer, spec.max_position_embeddings)
-    with open_scorer() as scorer:
-        evaluation = evaluate(engines, codec, benchmarks, section, scorer, context, settings)
+    with ExitStack() as held:
+        items = [item for members in benchmarks.values() for item in members]
+        record = context.output / "judge.jsonl"
+        grading = open_grading(held, items, section.judge, context.execution, files, record)
+        evaluation = evaluate(engines, codec, benchmarks, section, grading, context, settings, files=files)
     evaluation.write(context.output)
+    keep_files(files, context.output)
     page = write_report(evaluation, context.output / "report.html", f"{inputs['model'].stage} on held-out benchmarks")
     context.attach(page, "evaluation.html")
     context.metrics(metrics(evaluation), step=0)
@@ -57,15 +65,26 @@ def metrics(evaluation: Evaluation) -> dict[str, float]:
             f"benchmark/{name}/pass": score.pass_at[max(score.pass_at)],
             f"benchmark/{name}/truncated": score.truncated / score.answers,
             f"benchmark/{name}/no_answer": score.no_answer / score.answers,
+            f"benchmark/{name}/refused": score.refused / score.answers,
+            f"benchmark/{name}/judge_failed": score.judge_failed / score.answers,
             f"benchmark/{name}/errors": score.errors / score.answers,
             f"benchmark/{name}/tokens": score.mean_tokens,
         }
+    for name, found in evaluation.metrics.items():
+        values |= {f"benchmark/{name}/{tracker_name(key)}": metric.value for key, metric in found.items()}
     return values
+
+
+def tracker_name(text: str) -> str:
+    """What MLflow accepts of a metric's name."""
+    return "".join(character if character.isalnum() or character in "_-. /" else "_" for character in text)
 
 
 def summary(evaluation: Evaluation) -> dict[str, float | int | str]:
     """avg@k per benchmark and overall, rounded for reading, and what they rest on."""
     scores = {name: round(score.avg.value, 4) for name, score in evaluation.benchmarks.items()}
+    for name, found in evaluation.metrics.items():
+        scores |= {f"{name} {key}": round(metric.value, 4) for key, metric in found.items()}
     whole = evaluation.overall
     return scores | {
         "overall": round(whole.avg.value, 4),
@@ -73,4 +92,6 @@ def summary(evaluation: Evaluation) -> dict[str, float | int | str]:
         "items": whole.items,
         "errors": whole.errors,
         "truncated": whole.truncated,
+        **({"refused": whole.refused} if whole.refused else {}),
+        **({"judge_failed": whole.judge_failed} if whole.judge_failed else {}),
     }

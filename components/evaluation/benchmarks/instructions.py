@@ -14,6 +14,7 @@ from components.data.schema import Verifier
 from components.evaluation.benchmark import Benchmark, Hub, Question, RecordProblem, Row, text
 from components.evaluation.statistics import mean_interval
 from components.evaluation.types import Answer, Metric
+from components.rewards.instruction import UNSUPPORTED
 
 
 def instructions(row: Row) -> Question:
@@ -27,6 +28,11 @@ def instructions(row: Row) -> Question:
     ]
     verifier = Verifier(kind="instruction", reference={"constraints": constraints})
     return Question(str(row.get("key", "")) or text(row, "prompt"), text(row, "prompt"), verifier)
+
+
+def checkable(row: Row) -> bool:
+    """False for the few IFBench types that need a trained tagger or a pronouncing dictionary."""
+    return not any(name in UNSUPPORTED for name in row["instruction_id_list"])
 
 
 def four_accuracies(answers: Sequence[Answer], confidence: float, files: Mapping[str, Path]) -> dict[str, Metric]:
@@ -66,6 +72,7 @@ BENCHMARKS = (
         title="IFBench",
         source="arXiv 2507.02833",
         headline="prompt loose",
+        keep=checkable,
         hub=Hub("allenai/IFBench_test", "train"),
     ),
 )

@@ -33,7 +33,7 @@ class Rule(Protocol):
 class JudgedScorer:
     """Args:
     judge: None refuses every judged item, before anything is sampled (`check`).
-    files: benchmark's file name (`baseline`, `criteria`) -> path.
+    files: `benchmark.file` -> path.
     concurrency: answers judged together.
     """
 
@@ -73,14 +73,16 @@ class JudgedScorer:
 
     def _rule(self, name: str) -> Rule:
         if name not in self._rules:
-            makers: dict[str, Callable[[Mapping[str, Path]], Rule]] = {
-                "arena": arena.rule,
-                "health": health.rule,
-                "creative": creative.rule,
+            makers: dict[str, tuple[str, Callable[[Mapping[str, Path]], Rule]]] = {
+                "arena": ("arena-hard-v2", arena.rule),
+                "health": ("healthbench", health.rule),
+                "creative": ("creative-writing-v3", creative.rule),
             }
             if name not in makers:
                 raise BadInput(f"unknown judging rule {name!r}", where="verifier.reference.rule")
-            self._rules[name] = makers[name](self._files)
+            benchmark, make = makers[name]
+            own = {key.removeprefix(f"{benchmark}."): path for key, path in self._files.items()}
+            self._rules[name] = make({key: path for key, path in own.items() if "." not in key})
         return self._rules[name]
 
 

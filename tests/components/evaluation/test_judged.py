@@ -72,27 +72,28 @@ def test_style_control_is_the_logistic_fit_of_the_reference() -> None:
 
 
 def test_longer_answers_win_less_once_style_is_controlled() -> None:
-    """A model that wins exactly where it is longer owes its wins to length."""
+    """A model that wins where it is longer, nine times in ten, owes most of its wins to length."""
     judged = []
-    for number in range(120):
+    for number in range(180):
         longer = number % 3 != 0
-        values = [1.0, 1.0] if longer else [0.0, 0.0]
+        won = longer != (number % 10 == 1)
         style = [400 if longer else 100, number % 5, number % 7, number % 4]
-        judged.append(
-            answer("arena-hard-v2", str(number), 0, values[0], "hard_prompt", values=values, style=style,
-                   baseline_style=[200, 2, 3, 1])
-        )  # fmt: skip
+        evidence = {"values": [float(won)] * 2, "style": style, "baseline_style": [200, 2, 3, 1]}
+        judged.append(answer("arena-hard-v2", str(number), 0, float(won), "hard_prompt", **evidence))
     found = arena.metrics(judged, 0.95, {})
-    assert found["win rate"].value == pytest.approx(80 / 120)
-    assert found["win rate"].low < 80 / 120 < found["win rate"].high
-    assert found["win rate, style controlled"].value < found["win rate"].value
+    share = sum(item.value for item in judged) / len(judged)
+    assert found["win rate"].value == pytest.approx(share)
+    assert found["win rate"].low < share < found["win rate"].high
+    controlled = found["win rate, style controlled"]
+    assert controlled.low < controlled.value < controlled.high
+    assert [round(item.evidence["style"][0]) for item in judged[:3]] == [100, 400, 400]
 
 
 def test_both_orders_are_asked_and_position_cancels_out(tmp_path: Path) -> None:
     baseline = tmp_path / "baseline.jsonl"
     baseline.write_text(json.dumps({"uid": "u", "answer": "the old answer"}) + "\n")
     judge = Scripted(lambda messages: "whatever stands first: [[A>>B]]")
-    scorer = JudgedScorer(judge, {"baseline": baseline})
+    scorer = JudgedScorer(judge, {"arena-hard-v2.baseline": baseline})
     scorer.check({"arena"})
     verifier = Verifier(kind="judged", reference={"rule": "arena", "uid": "u", "category": "hard_prompt"})
     (reward,) = scorer.score([RewardRequest("r", "why?", "<think>hm</think>the new answer", verifier)], 5)

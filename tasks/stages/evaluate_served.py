@@ -1,0 +1,66 @@
+"""Stage `evaluate-served`: a model behind HTTP on standard benchmarks: an endpoint, or a directory served meanwhile."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from components.artifacts.context import StageContext, StageResult
+from components.artifacts.ref import ArtifactRef
+from components.data.jsonl import read_benchmarks
+from components.evaluation.endpoint import Endpoint, EndpointSampler
+from components.evaluation.grading import open_grading
+from components.evaluation.report import write_report
+from components.evaluation.runner import run_suites
+from components.evaluation.suite import suites_of
+from components.recipe.evaluation import ServedEvaluationConfig
+from tasks.stage import StageConfig
+from tasks.stages.benchmarks import files_of, keep_files
+from tasks.stages.evaluate import metrics, summary
+
+
+def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageConfig) -> StageResult:
+    """Inputs: `corpus`. Output: items.jsonl, scores.json, report.html, files/, judge.jsonl where a judge was asked."""
+    section: ServedEvaluationConfig = config.section
+    corpus = context.fetch(inputs["corpus"])
+    benchmarks, files = read_benchmarks(corpus), files_of(corpus)
+    with ExitStack() as held:
+        items = [item for members in benchmarks.values() for item in members]
+        judge, execution = section.evaluation.judge, context.execution
+        grading = open_grading(held, items, judge, execution, files, context.output / "judge.jsonl")
+        sampler = held.enter_context(EndpointSampler(_endpoint(section, context, held), context.check))
+        suites = suites_of(benchmarks, section.evaluation)
+        facts = {**sampler.facts, "revision": section.served.revision}
+        if section.served.directory:
+            facts |= {"endpoint": "vLLM, served here", "model": section.served.directory}
+        evaluation = run_suites(sampler, suites, section.evaluation, grading, context, facts, files=files)
+    evaluation.write(context.output)
+    keep_files(files, context.output)
+    name = section.served.directory or f"{section.served.model} at {section.served.base_url}"
+    page = write_report(evaluation, context.output / "report.html", name)
+    context.attach(page, "evaluation.html")
+    context.metrics(metrics(evaluation), step=0)
+    return StageResult(summary=summary(evaluation))
+
+
+def _endpoint(section: ServedEvaluationConfig, context: StageContext, held: ExitStack) -> Endpoint:
+    served, execution = section.served, context.execution
+    if not served.directory:
+        return Endpoint(served.base_url, served.model, served.api_key_env, concurrency=execution.max_num_seqs // 4 or 1)
+    from components.release.serve import ServeOptions, start
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ServeOptions(
+        port=port,
+        device=execution.device,
+        threads=execution.threads * execution.engines,
+        max_num_seqs=execution.max_num_seqs,
+        tensor_parallel=execution.engine_tensor_parallel,
+    )
+    log = context.scratch / "server.log"
+    server = held.enter_context(start(Path(served.directory), options, log=log, deadline_s=execution.start_deadline_s))
+    return Endpoint(server.base_url, server.model, concurrency=execution.max_num_seqs)
