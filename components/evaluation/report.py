@@ -23,6 +23,11 @@ def write_report(evaluation: Evaluation, path: Path, title: str) -> Path:
     rows = "".join(
         _row(name, score) for name, score in {**evaluation.benchmarks, "overall": evaluation.overall}.items()
     )
+    further = "".join(
+        f"<tr><td>{escape(name)}</td><td>{escape(key)}</td><td>{escape(str(metric))}</td></tr>"
+        for name, found in evaluation.metrics.items()
+        for key, metric in found.items()
+    )
     settings = "".join(
         f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>"
         for key, value in sorted(evaluation.settings.items())
@@ -32,6 +37,7 @@ def write_report(evaluation: Evaluation, path: Path, title: str) -> Path:
         .replace("@K@", str(evaluation.overall.samples))
         .replace("@CONFIDENCE@", f"{100 * evaluation.overall.avg.confidence:g}")
         .replace("@SCORES@", rows)
+        .replace("@FURTHER@", FURTHER.replace("@ROWS@", further) if further else "")
         .replace("@SETTINGS@", settings)
         .replace("@DATA@", data)
     )
@@ -54,6 +60,8 @@ def _row(name: str, score: Score) -> str:
             score.scored,
             score.truncated,
             score.no_answer,
+            score.refused,
+            score.judge_failed,
             score.errors,
         ),
         f"{score.mean_tokens:.0f}",
@@ -96,6 +104,9 @@ def _items(answers: list[Answer]) -> list[dict]:
     return entries
 
 
+FURTHER = """<h2>Further numbers</h2><table><thead><tr><th>benchmark</th><th>number</th><th>value [interval]</th></tr>
+</thead><tbody>@ROWS@</tbody></table>"""
+
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>@TITLE@: evaluation</title>
@@ -112,15 +123,17 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.
 </style></head><body>
 <h1>@TITLE@</h1>
 <table><thead><tr><th>benchmark</th><th>avg@@K@ %</th><th>@CONFIDENCE@ % interval</th><th>pass@k %</th><th>items</th>
-<th>answers</th><th>correct</th><th>wrong</th><th>graded</th><th>truncated</th><th>no answer</th><th>errors</th>
-<th>tokens</th></tr></thead>
+<th>answers</th><th>correct</th><th>wrong</th><th>graded</th><th>truncated</th><th>no answer</th><th>refused</th>
+<th>judge failed</th><th>errors</th><th>tokens</th></tr></thead>
 <tbody>@SCORES@</tbody></table>
+@FURTHER@
 <details><summary>Settings</summary><table>@SETTINGS@</table></details>
 <h2>Items</h2>
 <div id="filters"><select id="benchmark" aria-label="benchmark"></select>
 <select id="outcome" aria-label="outcome"><option value="">any outcome</option>
 <option>correct</option><option>wrong</option><option>scored</option>
-<option>truncated</option><option>no-answer</option><option>error</option></select>
+<option>truncated</option><option>no-answer</option><option>refused</option><option>judge-failed</option>
+<option>error</option></select>
 <input id="search" type="search" placeholder="search prompts" aria-label="search prompts"><span id="count"></span></div>
 <div id="items"></div>
 <script id="data" type="application/json">@DATA@</script>

@@ -23,7 +23,7 @@ from components.artifacts.context import StageContext
 from components.data.schema import BenchmarkItem, Message
 from components.evaluation.sampler import Codec, Draw, Drawing, Drawn, Engines, EngineSampler, Sampler
 from components.evaluation.scores import summarise
-from components.evaluation.suite import Suite, suites_of
+from components.evaluation.suite import Suite, suites_of, with_agents
 from components.evaluation.types import Answer, Evaluation, Outcome, read_answers, write_answers
 from components.failures import BadInput, InfrastructureError
 from components.recipe.evaluation import EvaluationConfig
@@ -32,6 +32,7 @@ from components.rewards.types import Reward, RewardRequest, Scorer
 VERIFY_DEADLINE_S = 10.0
 # A standard benchmark may be cut to a short context, but not to less than this many tokens of an answer.
 LEAST_NEW_TOKENS = 16
+TRACES = "traces"  # folder of an evaluation: what agents wrote, one file an answer
 
 
 def evaluate(
@@ -49,8 +50,10 @@ def evaluate(
 
     items: benchmark name -> items; the first `config.items` of each are used.
     """
-    sampler = EngineSampler(engines, codec, context.execution)
-    return run_suites(sampler, suites_of(items, config), config, scorer, context, settings, max_error_fraction, files)
+    suites = suites_of(items, config)
+    engine = EngineSampler(engines, codec, context.execution)
+    sampler = with_agents(engine, suites, config.agentic, context.output / TRACES)
+    return run_suites(sampler, suites, config, scorer, context, settings, max_error_fraction, files)
 
 
 def run_suites(

@@ -6,28 +6,32 @@ those of the section `evaluate`. `evaluate.settings` overrides single values of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from components.data.schema import BenchmarkItem, Message
+from components.evaluation.agentic import AgenticSampler, ByBenchmark
 from components.evaluation.benchmark import MetricFunction, find, is_standard
-from components.evaluation.sampler import Drawing
+from components.evaluation.sampler import Drawing, Sampler
 from components.failures import BadInput
-from components.recipe.evaluation import EvaluationConfig
+from components.recipe.evaluation import AgenticConfig, EvaluationConfig
 
 Ask = Callable[[BenchmarkItem, int], tuple[Message, ...]]
 
 
 @dataclass(frozen=True)
 class Suite:
-    """fit: max_new_tokens may be cut to what the context leaves. ask: messages of an item's sample, else its prompt."""
+    """fit: max_new_tokens may be cut to what the context leaves. agentic: answered by the solver-grader loop.
+    ask: messages of an item's sample, else its prompt."""
 
     name: str
     items: tuple[BenchmarkItem, ...]
     samples: int
     drawing: Drawing
     fit: bool = False
+    agentic: bool = False
     ask: Ask | None = None
 
     def messages(self, item: BenchmarkItem, sample: int) -> tuple[Message, ...]:
@@ -82,10 +86,19 @@ def suites_of(items: Mapping[str, list[BenchmarkItem]], config: EvaluationConfig
                     values["max_new_tokens"],
                 ),
                 fit=standard is not None,
+                agentic=standard is not None and standard.agentic,
                 ask=standard.ask if standard is not None else None,
             )
         )
     return found
+
+
+def with_agents(sampler: Sampler, suites: Sequence[Suite], config: AgenticConfig, traces: Path) -> Sampler:
+    """The sampler, with the solver-grader loop in front of it for benchmarks that want it; a model grades itself."""
+    names = frozenset(suite.name for suite in suites if suite.agentic)
+    if not names:
+        return sampler
+    return ByBenchmark(sampler, AgenticSampler(sampler, sampler, config, traces), names)
 
 
 def metrics_of(name: str) -> MetricFunction | None:

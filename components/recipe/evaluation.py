@@ -20,6 +20,15 @@ class BenchmarkSettings(StrictModel):
     max_new_tokens: int | None = Field(default=None, ge=1)
 
 
+class AgenticConfig(StrictModel):
+    """Bounds of the solver-grader loop, for benchmarks solved with several agents (components.evaluation.agentic)."""
+
+    solvers: int = Field(default=2, ge=1, description="Solutions written side by side in each round")
+    graders: int = Field(default=2, ge=1, description="Graders of every solution")
+    rounds: int = Field(default=3, ge=0, description="Times that solutions are mended")
+    token_budget: int = Field(default=2_000_000, ge=1, description="Tokens of one attempt, graders' included")
+
+
 class EvaluationConfig(StrictModel):
     """The same held-out benchmarks after base, SFT, every RLVR phase and RLHF."""
 
@@ -39,6 +48,7 @@ class EvaluationConfig(StrictModel):
     judge: str = Field(
         default="", description="Model that decides judged benchmarks; execution.judges says where it is"
     )
+    agentic: AgenticConfig = AgenticConfig()
     yarn_factor: float | None = Field(
         default=None, gt=1, description="YaRN context extension of the engines (Ring releases: 2, from 64K to 128K)"
     )

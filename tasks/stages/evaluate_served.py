@@ -13,8 +13,8 @@ from components.data.jsonl import read_benchmarks
 from components.evaluation.endpoint import Endpoint, EndpointSampler
 from components.evaluation.grading import open_grading
 from components.evaluation.report import write_report
-from components.evaluation.runner import run_suites
-from components.evaluation.suite import suites_of
+from components.evaluation.runner import TRACES, run_suites
+from components.evaluation.suite import suites_of, with_agents
 from components.recipe.evaluation import ServedEvaluationConfig
 from tasks.stage import StageConfig
 from tasks.stages.benchmarks import files_of, keep_files
@@ -32,10 +32,11 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
         grading = open_grading(held, items, judge, execution, files, context.output / "judge.jsonl")
         sampler = held.enter_context(EndpointSampler(_endpoint(section, context, held), context.check))
         suites = suites_of(benchmarks, section.evaluation)
+        agents = with_agents(sampler, suites, section.evaluation.agentic, context.output / TRACES)
         facts = {**sampler.facts, "revision": section.served.revision}
         if section.served.directory:
             facts |= {"endpoint": "vLLM, served here", "model": section.served.directory}
-        evaluation = run_suites(sampler, suites, section.evaluation, grading, context, facts, files=files)
+        evaluation = run_suites(agents, suites, section.evaluation, grading, context, facts, files=files)
     evaluation.write(context.output)
     keep_files(files, context.output)
     name = section.served.directory or f"{section.served.model} at {section.served.base_url}"

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from components.evaluation.judged import arena, creative, health
+from components.evaluation.judged import arena, creative, health, proof
 from components.failures import BadInput, InfrastructureError
 from components.rewards import extract
 from components.rewards.types import Reward, RewardRequest
@@ -77,6 +77,7 @@ class JudgedScorer:
                 "arena": ("arena-hard-v2", arena.rule),
                 "health": ("healthbench", health.rule),
                 "creative": ("creative-writing-v3", creative.rule),
+                "proof": ("imo25", proof.rule),
             }
             if name not in makers:
                 raise BadInput(f"unknown judging rule {name!r}", where="verifier.reference.rule")

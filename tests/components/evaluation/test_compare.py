@@ -1,0 +1,71 @@
+"""Comparing two evaluations, the page of it, and choosing a checkpoint with few answers."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from components.evaluation.compare import compared, write_comparison
+from components.evaluation.scores import summarise
+from components.evaluation.select import select_best
+from components.evaluation.types import Evaluation
+from components.failures import BadInput
+from tests.components.evaluation.answers import answer
+
+
+def evaluation(right, items: int = 60, **settings: object) -> Evaluation:
+    answers = [answer("sums", str(n), k, float(right(n, k))) for n in range(items) for k in range(2)]
+    return summarise(answers, {"confidence": 0.95, "temperature": 1.0, **settings}, 0.95)
+
+
+def test_a_loss_is_told_with_its_items(tmp_path: Path) -> None:
+    before, after = evaluation(lambda n, k: n < 50), evaluation(lambda n, k: n < 30, model="other")
+    found = write_comparison({"released": before, "candidate": after}, tmp_path / "c.html", "Nightly")
+    assert found.worse == ["overall", "sums"]
+    assert found.table()[0][:2] == ["overall", "-33.3"]
+    assert (found.rows["sums"].gained, found.rows["sums"].lost) == (0, 20)
+    page = (tmp_path / "c.html").read_text()
+    assert "candidate against released" in page
+    assert page.count('"item"') == 20
+    assert "data:image/png;base64," in page
+    assert compared(before, before).worse == []
+
+
+def test_other_settings_are_another_score() -> None:
+    with pytest.raises(BadInput, match=r"different settings \(temperature: 1.0 and 0.6\)"):
+        compared(evaluation(lambda n, k: True), evaluation(lambda n, k: True, temperature=0.6))
+
+
+def drawn(chances: dict[str, float], seed: int):
+    def score(name: str, items) -> dict[str, float]:
+        return {item: float(random.Random(f"{seed}{name}{item}").random() < chances[name]) for item in items}
+
+    return score
+
+
+def test_the_clearly_best_is_found_with_a_fraction_of_the_answers() -> None:
+    chances = {"100": 0.3, "200": 0.75, "300": 0.4, "400": 0.35}
+    items = [str(n) for n in range(400)]
+    found = select_best(list(chances), items, drawn(chances, 0), batch=40)
+    assert found.best == "200"
+    assert found.asked < 0.5 * found.all
+    assert "behind after" in found.reason
+
+
+def test_errors_of_selection_stay_below_alpha() -> None:
+    """A checkpoint that is better by 10 points is thrown out early in at most alpha of the runs."""
+    chances, wrong = {"a": 0.5, "b": 0.6}, 0
+    items = [str(n) for n in range(200)]
+    for seed in range(100):
+        found = select_best(["a", "b"], items, drawn(chances, seed), batch=20)
+        wrong += found.best == "a" and "behind after" in found.reason
+    assert wrong <= 5
+
+
+def test_equals_are_told_as_such() -> None:
+    items = [str(n) for n in range(50)]
+    found = select_best(["a", "b"], items, lambda name, part: dict.fromkeys(part, 0.5), batch=10)
+    assert "cannot tell apart" in found.reason
+    assert found.asked == found.all == 100
