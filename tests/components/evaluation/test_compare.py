@@ -69,3 +69,16 @@ def test_equals_are_told_as_such() -> None:
     found = select_best(["a", "b"], items, lambda name, part: dict.fromkeys(part, 0.5), batch=10)
     assert "cannot tell apart" in found.reason
     assert found.asked == found.all == 100
+
+
+def test_inspect_reads_our_log(tmp_path: Path) -> None:
+    from inspect_ai.log import read_eval_log
+
+    from components.evaluation.inspect_log import write_inspect_logs
+
+    whole = evaluation(lambda n, k: n % 2 == 0, items=6)
+    (path,) = write_inspect_logs(whole, tmp_path, "ring-nano")
+    log = read_eval_log(str(path))
+    assert log.results.scores[0].metrics["avg@2"].value == whole.overall.avg.value
+    assert len(log.samples) == 12
+    assert {sample.scores["ringflow"].value for sample in log.samples} == {"C", "I"}
