@@ -3,7 +3,7 @@
 .PHONY: help install run smoke test lint up down lock languages
 
 BIN := .venv/bin
-TESTS ?= tests
+TESTS ?=
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -22,7 +22,7 @@ smoke: install  ## the same with the smoke recipe: every stage on real parts in 
 	@$(BIN)/ringflow status
 
 test: install lint  ## install, lint, all tests (TESTS=tests/infra for a part)
-	@$(BIN)/python -m pytest $(TESTS)
+	@sh tests/run.sh $(TESTS)
 
 lint: install  ## ruff: rules and format
 	@$(BIN)/ruff check .
