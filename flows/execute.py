@@ -70,6 +70,13 @@ def run_here(flow: Any, request: Any, board: Board, began: float | None = None) 
     return _last
 
 
+def last_result() -> RunResult:
+    """What the newest `execute` of this process came to."""
+    if _last is None:
+        raise RuntimeError("no flow was executed in this process")
+    return _last
+
+
 def execute(
     graph: Graph,
     loaded: LoadedRecipe,

@@ -49,6 +49,15 @@ class Graph:
         node = replace(known, name="evaluate", inputs={"model": "model", "corpus": "corpus"})
         return Graph(self.recipe, {"corpus": self.nodes["corpus"], "evaluate": node})
 
+    def comparison(self, *models: str) -> Graph:
+        """The corpus and one evaluation `evaluate-NAME` of each of these models from outside."""
+        known = self.nodes["evaluate-sft"]
+        nodes = {"corpus": self.nodes["corpus"]}
+        for name in models:
+            inputs = {"model": name, "corpus": "corpus"}
+            nodes[f"evaluate-{name}"] = replace(known, name=f"evaluate-{name}", inputs=inputs)
+        return Graph(self.recipe, nodes)
+
     def standard_evaluation(self, benchmarks: BenchmarksConfig, served: ServedModel | None = None) -> Graph:
         """Standard benchmarks and one evaluation on them, of a checkpoint from outside or of a served model.
 

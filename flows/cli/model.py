@@ -81,6 +81,48 @@ def register(app: typer.Typer) -> None:
             raise typer.Exit(130 if result.cancelled else 1)
 
     @app.command()
+    def compare(
+        before: ModelArgument,
+        after: ModelArgument,
+        recipe: Annotated[str, typer.Option("--recipe", help="Whose benchmarks and settings to use.")] = "nano",
+        set_: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c")] = None,
+        json_: JsonOption = False,
+    ) -> None:
+        """Compare two models item by item on a recipe's held-out sets; exit code 1 when AFTER is surely worse."""
+        from flows.board import PlainBoard
+        from flows.cli import stack
+        from flows.cli.output import print_json, print_table
+        from flows.cli.run import quiet_prefect
+
+        home = stack.ensure()
+        from flows.compare_flow import HEADER, CompareRequest, compare_artifacts, compare_models
+
+        request = CompareRequest(before=before, after=after, overrides=set_ or [], **_recipe_of(recipe))
+        graph, _ = request.load()
+        quiet_prefect(home)
+        from components.artifacts.store import Store
+        from flows.execute import run_here
+
+        result = run_here(compare_models, request, PlainBoard(list(graph.nodes)))
+        refs = {stage.node: stage.ref for stage in result.stages}
+        missing = [stage for stage in result.stages if stage.ref is None]
+        if missing:
+            print(f"ringflow: {missing[0].node}: {missing[0].error}", file=sys.stderr)
+            raise typer.Exit(1)
+        found, page = compare_artifacts(
+            {before: refs["evaluate-before"], after: refs["evaluate-after"]}, Store.open(cache=home / "cache")
+        )
+        rows = found.table()
+        if json_:
+            table = [dict(zip(HEADER, row, strict=True)) for row in rows]
+            print_json({"before": before, "after": after, "worse": found.worse, "rows": table, "page": str(page)})
+        else:
+            print_table(HEADER, rows, right=HEADER[1:-1])
+            print(f"\n{page}")
+        if found.worse:
+            raise typer.Exit(1)
+
+    @app.command()
     def serve(
         model: ModelArgument,
         host: Annotated[str, typer.Option("--host", help="Loopback unless you say otherwise.")] = "127.0.0.1",
