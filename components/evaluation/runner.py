@@ -12,7 +12,6 @@ failure. An error is never a wrong answer. What is asked of the judge is decided
 from __future__ import annotations
 
 import hashlib
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from typing import Any
 
 from components.artifacts.context import StageContext
 from components.data.schema import BenchmarkItem, Message
+from components.evaluation.pace import Pace
 from components.evaluation.sampler import Codec, Draw, Drawing, Drawn, Engines, EngineSampler, Sampler
 from components.evaluation.scores import summarise
 from components.evaluation.suite import Suite, suites_of, with_agents
@@ -78,18 +78,18 @@ def run_suites(
     """
     plan = _plan(suites, sampler, context.seed)
     answers = {answer.key: answer for answer in _resumed(context) if answer.key in plan}
-    started, drawn = time.monotonic(), 0
+    todo = [key for key in plan if key not in answers]
+    pace = Pace((key[0], plan[key].item.level) for key in todo)
     context.progress(len(answers), len(plan), "answers")
-    for drawing, keys in _waves([key for key in plan if key not in answers], plan, sampler.wave):
+    for drawing, keys in _waves(todo, plan, sampler.wave):
         context.check()
         requests = [Draw("|".join(map(str, key)), plan[key].messages, plan[key].seed) for key in keys]
         found = sampler.draw(requests, drawing)
         fresh = [_answer(key, plan[key], response) for key, response in zip(keys, found, strict=True)]
-        drawn += sum(answer.tokens for answer in fresh)
+        pace.drawn(((answer.benchmark, answer.level), answer.tokens) for answer in fresh)
         answers.update((answer.key, answer) for answer in _verified(fresh, plan, scorer))
         _keep(answers, context)
-        rate = drawn / (time.monotonic() - started)
-        context.progress(len(answers), len(plan), f"answers, {rate:,.0f} tokens/s")
+        context.progress(len(answers), len(plan), pace.text())
     failed = [answer for answer in answers.values() if answer.value is None]
     if failed:
         answers.update((answer.key, answer) for answer in _verified(failed, plan, scorer))
