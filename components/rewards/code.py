@@ -1,7 +1,8 @@
 """Code: all tests or nothing, by the sandbox. Expected outputs stay outside it.
 
-reference: {"language": str, "tests": [{"stdin", "stdout"} or {"call", "result"}], "tolerance": float?, "files": {...}?,
-"prelude": str?}. `prelude` comes before the program (a starting point that the prompt gave).
+reference: {"language": str, "tests": [{"stdin", "stdout"}, {"call", "result"} or {"unit": test file}],
+"tolerance": float?, "checker": {"language", "source"}?, "files": {...}?, "prelude": str?}. `prelude` comes before the
+program (a starting point that the prompt gave); `checker` judges outputs that have several right forms.
 """
 
 from __future__ import annotations
@@ -24,15 +25,19 @@ def code_job(response: str, reference: Mapping[str, Any]) -> tuple[Program, tupl
         BadInput: the reference has no tests, or one of an unknown form.
     """
     tests = []
+    checker = reference.get("checker")
+    judge = Program(str(checker["language"]), str(checker["source"])) if checker else None
     for position, test in enumerate(reference.get("tests") or ()):
         tolerance = test.get("tolerance", reference.get("tolerance"))
         if "call" in test and "result" in test:
             tests.append(Test(call=test["call"], expected=test["result"], tolerance=tolerance))
         elif "stdin" in test and "stdout" in test:
-            tests.append(Test(stdin=test["stdin"], expected=test["stdout"], tolerance=tolerance))
+            tests.append(Test(stdin=test["stdin"], expected=test["stdout"], tolerance=tolerance, checker=judge))
+        elif "unit" in test:
+            tests.append(Test(unit=test["unit"]))
         else:
             raise BadInput(
-                "a test has stdin and stdout, or call and result", where=f"verifier.reference.tests[{position}]"
+                "a test has stdin and stdout, call and result, or unit", where=f"verifier.reference.tests[{position}]"
             )
     if not tests:
         raise BadInput("a code problem without tests", where="verifier.reference.tests")

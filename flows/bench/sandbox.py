@@ -81,9 +81,9 @@ def _cold() -> float:
 
 
 def _times(one: Callable[[], None], seconds: float) -> list[float]:
-    """Milliseconds of each call within a time; at least 5."""
+    """Milliseconds of each call within a time; at least 3."""
     times, ends = [], time.perf_counter() + seconds
-    while time.perf_counter() < ends or len(times) < 5:
+    while time.perf_counter() < ends or len(times) < 3:
         began = time.perf_counter()
         one()
         times.append((time.perf_counter() - began) * 1e3)
