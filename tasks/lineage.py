@@ -159,8 +159,13 @@ class TrackedStage:
         self._tracker.note(self._node.name, ref)
 
     def fail(self, error: BaseException) -> None:
-        """Marks the run; a retry goes on with it. Never hides the error that made the stage fail."""
-        status = "KILLED" if isinstance(error, (Cancelled, LeaseLost, KeyboardInterrupt)) else "FAILED"
+        """Marks the run; a retry goes on with it. Never hides the error that made the stage fail.
+
+        Without the lease it says nothing: the run may be at work for its new holder, or finished by it.
+        """
+        if isinstance(error, LeaseLost):
+            return self._run.abandon()
+        status = "KILLED" if isinstance(error, (Cancelled, KeyboardInterrupt)) else "FAILED"
         try:
             with contextlib.suppress(RingflowError):
                 self._run.tag(ringflow__error=f"{type(error).__name__}: {error}"[:2000])

@@ -6,6 +6,10 @@ import errno
 
 from components.failures import InfrastructureError, RingflowError
 
+LONGEST_DELAY_S = 300.0
+MOST_RETRIES = 50  # Prefect's own limit
+JITTER = 0.5
+
 # Checked by name so that neither Ray nor HTTP clients are imported to tell an error from another.
 INFRASTRUCTURE = {
     "ray.exceptions": {
@@ -41,6 +45,14 @@ def classify(error: BaseException) -> BaseException:
 def retryable(error: BaseException) -> bool:
     """Only failures of the machinery are tried again; wrong input, divergence and taken leases stay as they are."""
     return isinstance(error, InfrastructureError)
+
+
+def retry_delays(retries: int, first_s: float) -> list[float]:
+    """Seconds before each retry: doubling from `first_s`, none longer than LONGEST_DELAY_S, at most MOST_RETRIES.
+
+    Prefect adds jitter of up to half of each, so that stages which failed together do not come back together.
+    """
+    return [min(max(first_s, 0.01) * 2**number, LONGEST_DELAY_S) for number in range(min(retries, MOST_RETRIES))]
 
 
 def first_lines(error: BaseException, lines: int = 3) -> str:

@@ -23,7 +23,6 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import State
-from prefect.tasks import exponential_backoff
 
 from components.artifacts.fingerprint import fingerprint_of
 from components.artifacts.lease import Lease
@@ -33,7 +32,7 @@ from components.artifacts.spent import Meter, spent_on
 from components.failures import BadInput, Cancelled, DeadlineExceeded, RingflowError
 from tasks.context import RunnerContext
 from tasks.node import Node
-from tasks.outcome import classify, first_lines, retryable
+from tasks.outcome import JITTER, classify, first_lines, retry_delays, retryable
 from tasks.progress import PrefectProgress
 from tasks.recorded import finished, provenance_of, records_of
 from tasks.session import Session
@@ -57,14 +56,14 @@ def submit_stage(node: Node, session: Session, inputs: Mapping[str, Any]) -> Pre
     inputs: input name -> future of the task that makes it, or the JSON of an ArtifactRef.
     """
     execution = session.execution
-    delays = exponential_backoff(backoff_factor=max(execution.retry_delay_s, 0.01))
+    delays = retry_delays(execution.retries, execution.retry_delay_s)
     task_of_node = run_stage.with_options(
         name=node.name,
         task_run_name=node.name,
         tags=[node.stage.type],
-        retries=execution.retries,
-        retry_delay_seconds=delays if execution.retries else None,
-        retry_jitter_factor=0.5 if execution.retries else None,
+        retries=len(delays),
+        retry_delay_seconds=delays or None,
+        retry_jitter_factor=JITTER if delays else None,
     )
     return task_of_node.submit(Job(node, session), dict(inputs))
 

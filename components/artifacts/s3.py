@@ -13,8 +13,9 @@ import concurrent.futures
 import os
 import socket
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from components.failures import BadInput, DeadlineExceeded, InfrastructureError,
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 60
+# Of one request, with growing pauses. A conditional write that was done and is tried again looks like a conflict, which
+# is settled by reading back (see above), so every request may be repeated.
+ATTEMPTS = 4
 # s3fs holds two parts of 50 MiB per transfer and lane in memory.
 TRANSFER_LANES = 4
 SINGLE_PUT_BYTES = 64 << 20
@@ -47,19 +51,25 @@ class S3Objects:
     def fs(self) -> Any:
         with self._opening:
             if self._filesystem is None:
-                self._filesystem = self._open(CONNECT_TIMEOUT_S, READ_TIMEOUT_S, attempts=3)
+                self._filesystem = self._open(CONNECT_TIMEOUT_S, READ_TIMEOUT_S, ATTEMPTS)
             return self._filesystem
 
     def read(self, key: str) -> Versioned | None:
         with self._errors(key):
-            try:
-                answer = self.fs.call_s3("get_object", **self._at(key))
-                data = _body(self.fs, answer)
-            except OSError as error:
-                if _code(error) in ABSENT:
-                    return None
-                raise
-        return Versioned(data, answer["ETag"])
+            for attempt in range(ATTEMPTS):
+                try:
+                    answer = self.fs.call_s3("get_object", **self._at(key))
+                except OSError as error:
+                    if _code(error) in ABSENT:
+                        return None
+                    raise
+                try:
+                    return Versioned(_body(self.fs, answer), answer["ETag"])
+                except Exception as error:  # s3fs repeats a request, not one whose answer broke off
+                    if attempt == ATTEMPTS - 1 or not _broken(error):
+                        raise
+                    time.sleep(0.1 * 2**attempt)
+        raise AssertionError("unreachable")
 
     def etag(self, key: str) -> str | None:
         """The object's entity tag, None when it is not there."""
@@ -127,7 +137,7 @@ class S3Objects:
         base = self._full(prefix).rstrip("/") + "/"
         with self._errors(prefix):
             try:
-                found = self.fs.find(base, detail=True)
+                found = _listing(lambda: self.fs.find(base, detail=True))
             except FileNotFoundError:
                 return {}
         return {name[len(base) :]: int(entry["size"]) for name, entry in found.items() if name.startswith(base)}
@@ -136,7 +146,7 @@ class S3Objects:
         base = self._full(prefix).rstrip("/") + "/"
         with self._errors(prefix):
             try:
-                entries = self.fs.ls(base, detail=True)
+                entries = _listing(lambda: self.fs.ls(base, detail=True))
             except FileNotFoundError:
                 return []
         return sorted(entry["name"].rstrip("/").rsplit("/", 1)[1] for entry in entries if entry["type"] == "directory")
@@ -154,6 +164,8 @@ class S3Objects:
         endpoint that cannot be reached; DeadlineExceeded when it accepts connections but does not answer.
         """
         self._reach(min(deadline_s, CONNECT_TIMEOUT_S))
+        import s3fs  # noqa: F401  its import is no answer of the server's: on a busy machine it takes seconds
+
         pool = concurrent.futures.ThreadPoolExecutor(1)
         try:
             pool.submit(self._probe, deadline_s, create).result(deadline_s)
@@ -166,7 +178,11 @@ class S3Objects:
 
     def _open(self, connect_s: float, read_s: float, attempts: int) -> Any:
         from s3fs import S3FileSystem
+        from s3fs.core import set_custom_error_handler
 
+        set_custom_error_handler(
+            _transient
+        )  # by itself s3fs repeats broken connections and SlowDown, but no 500 or 503
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         fs = S3FileSystem(
             endpoint_url=self.endpoint,
@@ -282,8 +298,36 @@ class S3Objects:
 
 def _code(error: BaseException) -> str:
     """The S3 error code behind an exception of s3fs, empty when there is none."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
+    return str(_response(error).get("Error", {}).get("Code", ""))
+
+
+def _response(error: BaseException) -> dict[str, Any]:
+    return getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+
+
+def _transient(error: BaseException) -> bool:
+    """Whether the server itself failed, and may answer the same request a moment later."""
+    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status >= 500 or _code(error) in ("RequestTimeout", "Throttling", "ThrottlingException")
+
+
+def _broken(error: BaseException) -> bool:
+    """Whether a connection ended in the middle of something."""
+    from s3fs.core import S3_RETRYABLE_ERRORS
+
+    return isinstance(error, S3_RETRYABLE_ERRORS)
+
+
+def _listing(call: Callable[[], Any]) -> Any:
+    """The call's answer. s3fs does not repeat the pages of a listing, so this does."""
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return call()
+        except Exception as error:
+            if not (_broken(error) or _transient(error)):
+                raise
+            time.sleep(0.1 * 2**attempt)
+    return call()
 
 
 def _body(fs: Any, answer: dict[str, Any]) -> bytes:

@@ -32,6 +32,7 @@ from components.failures import BadInput, IntegrityError
 MARKER = "_COMMITTED"
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 TRANSFERS = 8
+MANIFESTS_KEPT = 256
 
 
 class Commit(BaseModel):
@@ -53,6 +54,8 @@ class Store:
         self.objects = open_objects(url)
         self.url = self.objects.url
         self._cache = Cache(cache, self.objects)
+        # By digest, so what is remembered cannot go stale; a stage that is reused reads its manifest once, not thrice.
+        self._manifests: dict[str, Manifest] = {}
 
     @classmethod
     def open(cls, url: str | None = None, cache: Path | None = None) -> Store:
@@ -196,11 +199,13 @@ class Store:
 
     def read_manifest(self, ref: ArtifactRef) -> Manifest:
         """The artifact's manifest, its digest compared with the reference's."""
+        if known := self._manifests.get(ref.manifest_sha256):
+            return known
         key = f"{self.key(ref.uri)}/manifest.json"
         stored = self.objects.read(key)
         if stored is None:
             raise IntegrityError(f"{self.url}/{key} is missing: the artifact is incomplete or was deleted")
-        return Manifest.from_bytes(stored.data, f"{self.url}/{key}", ref.manifest_sha256)
+        return self._remember(Manifest.from_bytes(stored.data, f"{self.url}/{key}", ref.manifest_sha256), ref)
 
     def record(self, ref: ArtifactRef, name: str) -> bytes | None:
         """A verified record of an artifact (`config.json`, `git.diff`); None when its manifest lists none."""
@@ -316,6 +321,12 @@ class Store:
     def _ref(self, root: str, commit: Commit, manifest: Manifest | None = None) -> ArtifactRef:
         return self._load(root, commit, manifest)[0]
 
+    def _remember(self, manifest: Manifest, ref: ArtifactRef) -> Manifest:
+        if len(self._manifests) >= MANIFESTS_KEPT:
+            self._manifests.clear()
+        self._manifests[ref.manifest_sha256] = manifest
+        return manifest
+
     def _load(self, root: str, commit: Commit, manifest: Manifest | None = None) -> tuple[ArtifactRef, Manifest]:
         """Reads what a marker names. Refuses a manifest of another digest, place or identity, with both values."""
         prefix = f"{root}/attempts/{commit.attempt}"
@@ -339,7 +350,7 @@ class Store:
             contract=manifest.contract,
             summary=manifest.summary,
         )
-        return ref, manifest
+        return ref, self._remember(manifest, ref)
 
 
 def _each(pool: ThreadPoolExecutor, function, calls, broken: list[str] | None) -> list[Any]:

@@ -153,6 +153,12 @@ class StageRun:
     def tag(self, **tags: str) -> None:
         self.tracker.tag(self.run_id, {name.replace("__", "."): value for name, value in tags.items()})
 
+    def abandon(self) -> None:
+        """Stops without a word to the tracker: the run belongs to whoever has the lease now."""
+        self._stop.set()
+        with self._lock:
+            self._buffer.clear()
+
     def finish(self, status: RunStatus, deadline_s: float = 60.0) -> None:
         """Sends what is buffered and ends the run. A FAILED or KILLED run is the one a retry goes on with."""
         self._stop.set()

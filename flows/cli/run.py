@@ -78,6 +78,9 @@ def run_request(request, nodes: list[str], began: float, json_: bool) -> None:
     """Runs a request in this process with a board, and prints what it came to."""
     from contextlib import nullcontext
 
+    from flows.lean import import_prefect
+
+    import_prefect()
     from components.artifacts.process import boot_seconds, process_began
     from flows.board import LiveBoard, PlainBoard
     from flows.cli.summary import print_result

@@ -74,6 +74,7 @@ def test_failed_stage_resumes_and_nothing_else_runs_again(toys) -> None:
     assert toys.output(again, "rlvr-1") == 5 + toys.output(again, "sft") + toys.output(again, "decontaminate")
 
 
+@pytest.mark.fault("a stage fails", "twice, as a failure of the machinery", "retried with back-off, bounded")
 def test_only_failures_of_the_machinery_are_retried(toys) -> None:
     toys.fail("corpus", "InfrastructureError")
     result = toys.run()
@@ -84,6 +85,7 @@ def test_only_failures_of_the_machinery_are_retried(toys) -> None:
     assert toys.calls() == {"corpus 3": 1}
 
 
+@pytest.mark.fault("two runs race for one stage", "from the start", "one computes, both use it")
 def test_two_runs_at_once_commit_one_result(toys) -> None:
     gate = toys.block("corpus")
     results: list = []
@@ -104,6 +106,7 @@ def test_two_runs_at_once_commit_one_result(toys) -> None:
     assert toys.calls() == {f"corpus {step}": 1 for step in range(1, 6)}
 
 
+@pytest.mark.fault("kill -9 of the flow process", "in the middle of a step", "next run takes the lease at once")
 def test_killed_process_resumes_without_waiting_for_its_lease(toys) -> None:
     gate = toys.block("sft")
     process = toys.command("run", "smoke", *toys.set_options())
@@ -191,6 +194,7 @@ def test_lineage_in_mlflow_is_complete_and_doubles_nothing(toys) -> None:
     assert {edge.dataset.digest for edge in edges} == {ref.manifest_sha256[:36] for ref in refs.values() if ref}
 
 
+@pytest.mark.fault("S3 out of reach", "when the run starts", "named within seconds")
 def test_unreachable_or_refusing_store_ends_the_run_with_the_reason(toys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     began = time.monotonic()

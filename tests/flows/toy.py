@@ -1,7 +1,8 @@
 """Tiny stages with a memory on disk, so that a test sees which stage ran, from which step, and can make it fail.
 
 `python -m tests.flows.toy ...` is the `ringflow` command with these stages. TOY_DIR holds: `calls` (one line per step,
-`node step`), `fail-NODE` (an exception's name: raised at step 3), `block-NODE` (the stage waits there for its end).
+`node step`), `fail-NODE` (an exception's name: raised at step 3), `block-NODE` (the stage waits there for its end),
+`fill-NODE` (so many bytes are written to the stage's scratch at step 3).
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
 
 def _turn(directory: Path, context: StageContext) -> None:
     failing, blocking = directory / f"fail-{context.node}", directory / f"block-{context.node}"
+    if (filling := directory / f"fill-{context.node}").exists():
+        (context.scratch / "filling").write_bytes(bytes(int(filling.read_text())))
     if failing.exists():
         kind = failing.read_text().strip()
         raise getattr(failures, kind, ValueError)(f"made to fail with {kind}")

@@ -119,6 +119,7 @@ def test_mlflow_stores_artifacts_in_s3(stack: StackState, tmp_path: Path) -> Non
     assert [entry["Key"].rsplit("/", 1)[1] for entry in listed["Contents"]] == ["note.txt"]
 
 
+@pytest.mark.fault("kill -9 of the S3 server", "between runs", "`up` starts that one again")
 def test_a_killed_server_is_started_again_and_the_others_are_left_alone(stack: StackState) -> None:
     s3_client(stack.environment).put_object(Bucket="ringflow", Key="kept", Body=b"before the kill")
     before = {service.name: service.pid for service in stack.services}
@@ -262,6 +263,7 @@ def test_a_home_that_cannot_be_one_is_named(tmp_path: Path, ending: str) -> None
         embedded.up(tmp_path / ending)
 
 
+@pytest.mark.fault("full disk", "when the stack starts (errno injected)", "named, nothing started")
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(home_files, "MINIMUM_FREE_BYTES", 1 << 60)
     with pytest.raises(InfrastructureError, match="MiB are free"):

@@ -18,7 +18,7 @@ from components.failures import (
     LeaseExpired,
     LeaseLost,
 )
-from tasks.outcome import classify, retryable
+from tasks.outcome import LONGEST_DELAY_S, MOST_RETRIES, classify, retry_delays, retryable
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,31 @@ def test_retry_follows_the_failure_kind(error: Exception, again: bool) -> None:
 
 def test_a_full_disk_names_the_place() -> None:
     assert "/scratch/x" in str(classify(OSError(errno.ENOSPC, "No space left on device", "/scratch/x")))
+
+
+def test_retries_back_off_and_are_bounded() -> None:
+    assert retry_delays(0, 2.0) == []
+    assert retry_delays(4, 2.0) == [2.0, 4.0, 8.0, 16.0]
+    assert retry_delays(2, 0.0) == [0.01, 0.02]
+    longest = retry_delays(1000, 2.0)
+    assert len(longest) == MOST_RETRIES
+    assert max(longest) == LONGEST_DELAY_S
+
+
+def test_the_stage_task_has_these_delays_and_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Prefect's own task object, as the runner submits it."""
+    from types import SimpleNamespace
+
+    from components.recipe.execution import ExecutionConfig
+    from tasks import runner
+
+    submitted = []
+    monkeypatch.setattr("prefect.tasks.Task.submit", lambda task, *_: submitted.append(task))
+    node = SimpleNamespace(name="sft", stage=SimpleNamespace(type="sft"))
+    for retries in (3, 0):
+        runner.submit_stage(node, SimpleNamespace(execution=ExecutionConfig(retries=retries)), {})
+    assert submitted[0].retries == 3
+    assert list(submitted[0].retry_delay_seconds) == [2.0, 4.0, 8.0]
+    assert submitted[0].retry_jitter_factor == 0.5
+    assert submitted[0].retry_condition_fn is not None
+    assert submitted[1].retries == 0

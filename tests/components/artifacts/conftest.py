@@ -21,7 +21,7 @@ settings.register_profile("ringflow", deadline=None, max_examples=60)
 settings.load_profile("ringflow")
 
 KEY, SECRET = "ringflowtest", "ringflowtestsecret"
-START_DEADLINE_S = 40
+START_DEADLINE_S = 120
 
 
 def _free_ports(count: int) -> list[int]:

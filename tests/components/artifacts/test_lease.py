@@ -55,6 +55,7 @@ def test_heartbeats_keep_a_lease_longer_than_its_ttl(store):
         held.check()
 
 
+@pytest.mark.fault("two runs race for one stage", "five for a stale lease", "one takes it")
 def test_a_stale_lease_is_taken_by_exactly_one(store):
     foreign(store, token=7, ttl_s=0.5)
     barrier = threading.Barrier(5)
@@ -106,6 +107,7 @@ def test_a_dead_process_of_this_machine_is_taken_over_at_once(store, tmp_path):
         holder.wait()
 
 
+@pytest.mark.fault("lease lost during work", "just before the commit", "LeaseLost, no commit")
 def test_a_holder_that_was_stopped_learns_that_it_lost(store):
     stopped = take(store, ttl_s=60.0)
     current = store.objects.read(f"p/s/{FINGERPRINT}/_LEASE")
@@ -122,6 +124,7 @@ def test_a_holder_that_was_stopped_learns_that_it_lost(store):
     assert not kept.released, "a late release must not free the successor's lease"
 
 
+@pytest.mark.fault("the machine sleeps", "longer than the lease", "goes on only if nobody took it")
 def test_a_process_that_slept_past_its_ttl_goes_on_only_if_nobody_took_it(store, monkeypatch):
     lease = take(store, ttl_s=60.0)
     real = lease_module.boot_seconds
@@ -134,6 +137,7 @@ def test_a_process_that_slept_past_its_ttl_goes_on_only_if_nobody_took_it(store,
     lease.release()
 
 
+@pytest.mark.fault("lease lost during work", "the store is away for longer", "LeaseExpired: stops, is retried")
 def test_an_unreachable_store_loses_the_lease_after_a_ttl_and_not_before(tmp_path, monkeypatch):
     store = Store.open((tmp_path / "s").as_uri(), tmp_path / "c")
     lease = take(store, ttl_s=1.0)
@@ -149,6 +153,7 @@ def test_an_unreachable_store_loses_the_lease_after_a_ttl_and_not_before(tmp_pat
     lease.release()
 
 
+@pytest.mark.fault("S3 behind a bad network", "the answer to a heartbeat is lost", "the lease stays")
 def test_a_lost_answer_to_a_beat_does_not_lose_the_lease(tmp_path):
     store = Store.open((tmp_path / "s").as_uri(), tmp_path / "c")
     with take(store, ttl_s=60.0) as lease:
@@ -159,6 +164,7 @@ def test_a_lost_answer_to_a_beat_does_not_lose_the_lease(tmp_path):
         lease.verify()
 
 
+@pytest.mark.fault("two runs race for one stage", "three processes publish", "one commit, all use it")
 @pytest.mark.parametrize("processes", [3])
 def test_processes_race_and_exactly_one_commits(store, tmp_path, processes):
     program = f"""

@@ -179,6 +179,7 @@ def test_verify_and_ref_refuse_other_places(store, output):
     assert store.verify(f"{store.url}/p/sft/{ref.fingerprint}").uri == ref.uri
 
 
+@pytest.mark.fault("a bit flipped in a checkpoint", "newest point, marker missing too", "the point before, or none")
 def test_resume_points(store, output, tmp_path, caplog):
     who = identity(resume=1)
     with lease_for(store, who) as lease:

@@ -52,6 +52,7 @@ def test_calls_reach_every_rank_in_order_with_own_core_and_environment():
         group.call("add", 1, deadline_s=30)
 
 
+@pytest.mark.fault("a worker ends by itself", "while its peers go on", "named with its last words at once")
 def test_a_dead_worker_is_named_with_its_last_words_without_waiting_for_the_others():
     group = make()
     started = time.monotonic()
@@ -62,6 +63,7 @@ def test_a_dead_worker_is_named_with_its_last_words_without_waiting_for_the_othe
     group.close()
 
 
+@pytest.mark.fault("a worker hangs", "for longer than its deadline", "ranks named, group not used again")
 def test_a_missed_deadline_names_the_ranks_and_retires_the_group():
     group = make()
     with pytest.raises(DeadlineExceeded, match=r"SampleWorker.sleep did not finish in 0.5 s on ranks \[0, 1\]"):
@@ -113,6 +115,7 @@ def test_an_unreachable_address_is_said_within_seconds():
     assert "InfrastructureError: Ray at RAY_ADDRESS=127.0.0.1:9 does not answer" in done.stderr
 
 
+@pytest.mark.fault("kill -9 of the flow process", "with learners and engines at work", "they end with it")
 def test_workers_end_when_the_driver_is_killed():
     program = """
         import sys

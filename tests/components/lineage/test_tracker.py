@@ -122,6 +122,7 @@ def test_an_unreachable_tracker_is_told_within_seconds(monkeypatch):
         assert time.monotonic() - began < 8
 
 
+@pytest.mark.fault("MLflow out of reach", "short and long", "buffered; then a named failure")
 def test_metrics_survive_an_outage_and_a_long_one_fails_the_stage(tracker, monkeypatch):
     run = run_of(tracker)
     real = tracker.client.log_batch

@@ -141,6 +141,7 @@ def test_code_all_tests_or_nothing(scorer):
     assert one(scorer, "code", stdin, "```bash\nread x; echo $((2*x))\n```").value == 1.0
 
 
+@pytest.mark.fault("reward workers gone for good", "while scoring", "verdict error, never a reward of 0")
 def test_a_failure_of_the_machine_is_never_a_zero(monkeypatch, scorer):
     from components.rewards import verify_pool
     from components.sandbox import worker

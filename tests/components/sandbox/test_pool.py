@@ -100,6 +100,7 @@ def test_many_threads_and_short_lived_threads(sandbox):
     assert [result.accepted for result in sandbox.run_many(jobs)] == [True] * 3 + [False] * 3
 
 
+@pytest.mark.fault("kill -9 of a reward worker", "while a program runs", "replaced, run again, same verdict")
 def test_a_killed_worker_is_replaced_and_the_program_runs_again():
     with Sandbox(workers=1) as pool:
         pool.warm()
