@@ -67,6 +67,8 @@ class _Process:
 
     def _start(self, command: list[str]) -> subprocess.Popen:
         environment = {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
+        # reasoning-gym brings matplotlib, which wants to write somewhere; /dev/shm is the sandbox's own.
+        environment |= {"MPLCONFIGDIR": "/dev/shm", "TMPDIR": "/dev/shm", "MPLBACKEND": "agg"}
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment, cwd="/"
         )

@@ -197,3 +197,47 @@ def test_humaneval_reference_solutions_are_accepted_and_mutants_rejected(scorer)
     mutations = (("    return None\n", "returns nothing"), ("    return 'wrong'\n", "returns a constant"))
     mutants = [(_as_program(problem, body), passed) for problem in problems[::8] for body, _ in mutations]
     assert not any(result.accepted for result in scorer._sandbox.run_many(mutants))
+
+
+def _puzzle(question: str, answer: str, name: str, **metadata) -> dict:
+    entry = {"question": question, "answer": answer, "metadata": {"source_dataset": name, **metadata}}
+    return {"entry": entry}
+
+
+def test_logic_puzzles_by_the_verifier_of_their_generator(scorer):
+    """Other right answers than the generator's own count; the verifier's process cannot be made to run code."""
+    countdown = _puzzle("Make 24 of 4, 6, 1", "4*6*1", "countdown", numbers=[4, 6, 1], target=24, expression="4*6*1")
+    syllogism = _puzzle("Is it valid?", "Yes", "syllogism", is_valid=True)
+    chain = _puzzle("2 + 3 =", "5", "chain_sum")
+    rows = [
+        (countdown, "4*6*1", 1.0), (countdown, "1*6*4", 1.0), (countdown, "6*4/1", 1.0), (countdown, "4*6", 0.0),
+        (countdown, "24", 0.0), (countdown, "__import__('os').system('touch /tmp/pwned-logic')", 0.0),
+        (countdown, "9**9**9**9", 0.0), (syllogism, "Yes", 1.0), (syllogism, "No", 0.0), (chain, "5", 1.0), (chain, "6", 0.0),
+    ]  # fmt: skip
+    rewards = scorer.score([request("logic", entry, f"\\boxed{{{answer}}}") for entry, answer, _ in rows], 20.0)
+    assert [reward.value for reward in rewards] == [value for *_, value in rows], rewards
+    assert rewards[0].evidence["method"] == "reasoning-gym"
+    assert rewards[0].evidence["score"] == 1.0
+    assert not Path("/tmp/pwned-logic").exists()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"question": "q", "answer": "a"},
+        {"question": "q", "answer": "a", "metadata": {"source_dataset": "nonesuch"}},
+    ],
+)
+def test_an_entry_of_no_generator_is_bad_input(scorer, entry):
+    with pytest.raises(BadInput, match="reasoning-gym"):
+        one(scorer, "logic", {"entry": entry}, "\\boxed{a}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [("oxygen", 1), ("\\text{Oxygen}", 1), ("B", 0), ("(B)", 0), ("\\text{B.}", 0), ("nitrogen", 0)],
+)
+def test_opened_multiple_choice_wants_the_thing_and_no_letter(scorer, answer, value):
+    reference = {"answer": "oxygen", "options": {"A": "nitrogen", "B": "oxygen"}}
+    assert one(scorer, "science", reference, f"\\boxed{{{answer}}}").value == value
