@@ -31,6 +31,10 @@ def _form(text: str) -> str:
     return re.sub(r"\s*([,;:=()\[\]{}|])\s*", r"\1", normal(text))
 
 
+# Generators whose verifier gives full marks to anything: refused.
+_CARELESS = frozenset({"game_of_life_halting"})
+
+
 def gym_entry(reference: Mapping[str, Any]) -> Mapping[str, Any]:
     """The entry of a reasoning-gym generator. Raises BadInput when a part of it is missing."""
     entry = reference["entry"]
@@ -43,5 +47,10 @@ def gym_entry(reference: Mapping[str, Any]) -> Mapping[str, Any]:
             "not an entry of a reasoning-gym generator",
             where="verifier.reference.entry",
             remedy="It has question, answer and metadata.source_dataset",
+        )
+    if entry["metadata"]["source_dataset"] in _CARELESS:
+        raise BadInput(
+            "the reasoning-gym verifier of this generator accepts any answer",
+            where="verifier.reference.entry.metadata.source_dataset",
         )
     return entry

@@ -85,6 +85,11 @@ def logic_judge():
 
     made: dict = {}
 
+    def tuples(value):
+        if isinstance(value, dict):
+            return {key: tuples(part) for key, part in value.items()}
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
     def judge(request: dict) -> dict:
         entry = request["entry"]
         name = entry["metadata"]["source_dataset"]
@@ -92,7 +97,9 @@ def logic_judge():
             return {"equal": False, "bad_input": f"reasoning-gym has no generator {name!r}"}
         if name not in made:
             made[name] = create_dataset(name, size=1, seed=0)
-        score = float(made[name].score_answer(answer=request["answer"], entry=entry))
+        # JSON turned tuples into lists, and some verifiers tell them apart.
+        entries = (entry, entry | {"metadata": tuples(entry["metadata"])})
+        score = max(float(made[name].score_answer(answer=request["answer"], entry=form)) for form in entries)
         return {"equal": score >= 1.0, "score": score}
 
     return judge

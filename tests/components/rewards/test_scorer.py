@@ -209,10 +209,12 @@ def test_logic_puzzles_by_the_verifier_of_their_generator(scorer):
     countdown = _puzzle("Make 24 of 4, 6, 1", "4*6*1", "countdown", numbers=[4, 6, 1], target=24, expression="4*6*1")
     syllogism = _puzzle("Is it valid?", "Yes", "syllogism", is_valid=True)
     chain = _puzzle("2 + 3 =", "5", "chain_sum")
+    grid = _puzzle("What comes out?", "1 2\n3 4", "rearc", output=[[1, 2], [3, 4]])
     rows = [
         (countdown, "4*6*1", 1.0), (countdown, "1*6*4", 1.0), (countdown, "6*4/1", 1.0), (countdown, "4*6", 0.0),
         (countdown, "24", 0.0), (countdown, "__import__('os').system('touch /tmp/pwned-logic')", 0.0),
         (countdown, "9**9**9**9", 0.0), (syllogism, "Yes", 1.0), (syllogism, "No", 0.0), (chain, "5", 1.0), (chain, "6", 0.0),
+        (grid, "1 2\n3 4", 1.0), (grid, "1 2\n3 5", 0.0),
     ]  # fmt: skip
     rewards = scorer.score([request("logic", entry, f"\\boxed{{{answer}}}") for entry, answer, _ in rows], 20.0)
     assert [reward.value for reward in rewards] == [value for *_, value in rows], rewards
@@ -227,6 +229,7 @@ def test_logic_puzzles_by_the_verifier_of_their_generator(scorer):
         {},
         {"question": "q", "answer": "a"},
         {"question": "q", "answer": "a", "metadata": {"source_dataset": "nonesuch"}},
+        {"question": "q", "answer": "a", "metadata": {"source_dataset": "game_of_life_halting"}},
     ],
 )
 def test_an_entry_of_no_generator_is_bad_input(scorer, entry):
