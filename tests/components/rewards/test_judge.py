@@ -273,3 +273,61 @@ def test_endpoints_of_judges(monkeypatch):
         judge_endpoint("other", ExecutionConfig(judges=(here,)))
     monkeypatch.setenv("RINGFLOW_JUDGE_URL", "http://127.0.0.1:2/v1")
     assert judge_endpoint("other", ExecutionConfig()).base_url.endswith(":2/v1")
+
+
+def test_a_phase_opens_what_its_recipe_names(url, tmp_path):
+    from contextlib import ExitStack
+
+    from components.artifacts.local import LocalContext
+    from components.recipe.rl import RlhfConfig
+    from tasks.stages.rewards import RECORD, open_rewards
+
+    phase = RlhfConfig.model_validate(
+        {
+            "steps": 1,
+            "rollout": {"prompts_per_step": 1, "group_size": 2, "max_new_tokens": 8},
+            "optimiser": {"lr": 1e-4},
+            "rewards": {
+                "domains": [
+                    {
+                        "domain": "general",
+                        "parts": [
+                            {"reward": {"kind": "pairwise", "judges": ["longest-9"]}, "normalise": "rank"},
+                            {"reward": {"kind": "rubric", "judges": ["longest-9"],
+                                        "criteria": [{"text": "mentions tea", "points": 2}]}, "normalise": "rank"},
+                            {"reward": {"kind": "reward-model"}, "weight": 2.0, "normalise": "rank"},
+                        ],
+                    }
+                ],
+            },
+        }
+    )  # fmt: skip
+    execution = ExecutionConfig(judges=(JudgeEndpoint(model="longest-9", base_url=url),))
+    context = LocalContext(tmp_path, "rlhf", seed=1, execution=execution, quiet=True)
+    with ExitStack() as held:
+        scorer = open_rewards(context, phase, held, Constant(-1.0))
+        rewards = scorer.score([request("tea"), request("coffee")], 1.0)
+        assert [reward.value for reward in rewards] == [0.75, 0.25]
+        assert len((context.output / RECORD).read_text().splitlines()) == 4
+    with ExitStack() as held, pytest.raises(BadInput, match="no reward model"):
+        open_rewards(context, phase, held)
+    with ExitStack() as held, pytest.raises(BadInput, match="no endpoint"):
+        open_rewards(LocalContext(tmp_path, "rlhf", seed=1, execution=ExecutionConfig(), quiet=True), phase, held)
+
+
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        {"domains": [{"domain": "general", "parts": []}]},
+        {"domains": [{"domain": "general", "parts": [{"reward": {"kind": "pairwise", "judges": []}}]}]},
+        {"domains": [{"domain": "general", "parts": [{"reward": {"kind": "rule"}}]}] * 2},
+        {"domains": [{"domain": "general", "parts": [{"reward": {"kind": "rubric", "judges": ["j"],
+                                                                 "criteria": [{"text": "x", "points": -1}]}}]}]},
+        {"shaping": {"format": -1}},
+        {"monitors": {"max_repetition": 2}},
+        {"judge": "x"},
+    ],
+)  # fmt: skip
+def test_what_a_rewards_section_refuses(rewards):
+    with pytest.raises(ValueError, match="validation error"):
+        RewardsConfig.model_validate(rewards)
