@@ -14,7 +14,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -79,25 +79,30 @@ class PairwiseScorer:
             groups[request.group or request.prompt].append(at)
         answers = [_answer(request) for request in requests]
         members = [_Member() for _ in requests]
-        games = []
+        games: list[tuple[int, int, Future, bool]] = []
+        running: dict[tuple[str, str, str], Future] = {}
         for group in groups.values():
             for left, right in pairs(len(group), self._config.opponents):
                 one, other = group[left], group[right]
                 if answers[one] and answers[other] and answers[one] != answers[other]:
-                    games.append(
-                        (one, other, self._pool.submit(self._play, requests[one].prompt, answers[one], answers[other]))
-                    )
+                    # Small models repeat themselves: equal games, whichever way round, are played once.
+                    one, other = sorted((one, other), key=answers.__getitem__)
+                    key = (requests[one].prompt, answers[one], answers[other])
+                    first = key not in running
+                    if first:
+                        running[key] = self._pool.submit(self._play, *key)
+                    games.append((one, other, running[key], first))
                 else:
                     score = 0.5 if bool(answers[one]) == bool(answers[other]) else float(bool(answers[one]))
                     _note(members[one], members[other], score, {"asked": False})
-        for one, other, game in games:
+        for one, other, game, first in games:
             try:
                 score, evidence, seconds, tokens = game.result()
             except InfrastructureError as error:
                 for member in (members[one], members[other]):
                     member.problems.append(str(error))
                 continue
-            for member in (members[one], members[other]):
+            for member in (members[one], members[other]) if first else ():
                 member.seconds, member.tokens = member.seconds + seconds / 2, member.tokens + tokens // 2
             _note(members[one], members[other], score, {"asked": True, **evidence})
         return [_reward(member, answer) for member, answer in zip(members, answers, strict=True)]
