@@ -90,7 +90,7 @@ def open_grading(
         held.callback(opened.close)
     concurrency = max((known.concurrency for known in execution.judges), default=1)
     judged = JudgedScorer(opened, files, concurrency)
-    grading = Grading(open_scorer(), judged)
+    grading = Grading(open_scorer(tier=execution.sandbox_tier), judged)
     held.callback(grading.close)
     judged.check({str(item.verifier.reference["rule"]) for item in items if item.verifier.kind == "judged"})
     return grading

@@ -36,6 +36,9 @@ class ExecutionConfig(StrictModel):
     pipeline_parallel: int = Field(default=1, ge=1)
     engine_tensor_parallel: int = Field(default=1, ge=1)
     max_num_seqs: int = Field(default=128, ge=1, description="Sequences one engine decodes together")
+    sandbox_tier: Literal["strict", "namespaces", "rlimits"] = Field(
+        default="strict", description="Weakest isolation of programs; weaker than strict only by this name"
+    )
     data_workers: int = Field(default=1, ge=1, description="Processes that read and convert data; above 1 on Ray Data")
     start_deadline_s: float = Field(default=300, gt=0, description="Actors and placement groups")
     step_deadline_s: float = Field(default=600, gt=0, description="One training step or one generation call")

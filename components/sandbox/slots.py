@@ -9,6 +9,7 @@ import heapq
 import itertools
 import threading
 import time
+from collections import deque
 from typing import Generic, TypeVar
 
 from components.failures import DeadlineExceeded, InfrastructureError
@@ -24,12 +25,13 @@ class Slots(Generic[T]):
     """A pool of `items` that many threads share.
 
     Args:
-        items: free at first; the one given back last is given out first, since it is the warmest.
+        items: free at first; None is a place whose worker has not been started. A started one goes first, and of those
+            the one that has rested longest: it has made itself ready for the next program meanwhile.
         max_waiting: how many may wait for an item at one time.
     """
 
     def __init__(self, items: list[T], max_waiting: int) -> None:
-        self._free, self._max_waiting = list(items), max_waiting
+        self._free, self._max_waiting = deque(items), max_waiting
         self._waiting: list[tuple[float, int, list[T], threading.Event]] = []
         self._order = itertools.count()
         self._lock = threading.Lock()
@@ -52,7 +54,9 @@ class Slots(Generic[T]):
         """
         with self._lock:
             if self._free and not self._waiting:
-                return self._free.pop()
+                item = next((item for item in self._free if item is not None), self._free[0])
+                self._free.remove(item)
+                return item
             if len(self._waiting) >= self._max_waiting:
                 raise Saturated(f"{len(self._waiting)} programs wait for the sandbox already; try again later")
             given: list[T] = []

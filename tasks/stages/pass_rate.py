@@ -45,7 +45,7 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     codec = Codec(render, partial(decode_response, tokenizer), (tokenizer.eos_token_id,), spec.max_position_embeddings)
     engines = warm_engines(config.model, section.engine_dtype, context.execution)
     engines.load_directory(context.fetch(inputs["model"], "model"))
-    with open_scorer() as scorer:
+    with open_scorer(tier=context.execution.sandbox_tier) as scorer:
         counts = estimate_pass_rates(context, engines, codec, scorer, read_records(path, RlRecord), total, section)
     table = rollout_table(list(read_rollouts(context.output / ROLLOUTS)), repetition)
     report = run_gates({"rollouts": (suite("rollouts", GateConfig()), table)}, context.output / "gates")

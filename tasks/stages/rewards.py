@@ -47,7 +47,12 @@ def open_rewards(context: StageContext, phase: RlPhase, held: ExitStack, open_en
                 raise BadInput(
                     "this phase has no reward model", where=f"{phase.name}.rewards", remedy="Only rlhf is handed one"
                 )
-    scorer = Mixture(config, open_scorer(instruction_mode=config.instruction_mode), open_ended, parts)
+    scorer = Mixture(
+        config,
+        open_scorer(tier=context.execution.sandbox_tier, instruction_mode=config.instruction_mode),
+        open_ended,
+        parts,
+    )
     held.callback(scorer.close)
     return scorer
 

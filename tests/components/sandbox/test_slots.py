@@ -52,9 +52,9 @@ def test_a_full_queue_pushes_back_and_a_passed_deadline_leaves_it():
     assert slots.waiting == 0
 
 
-def test_the_warmest_is_given_first():
-    slots = Slots(["a", "b"], max_waiting=1)
-    taken = [slots.take(0), slots.take(0)]
-    slots.give(taken[0])
-    slots.give(taken[1])
-    assert slots.take(0) == taken[1]
+def test_a_started_worker_that_has_rested_longest_goes_first():
+    slots: Slots[str | None] = Slots([None, None, None], max_waiting=1)
+    assert [slots.take(0), slots.take(0)] == [None, None]
+    slots.give("first")
+    slots.give("second")
+    assert [slots.take(0), slots.take(0), slots.take(0)] == ["first", "second", None]
