@@ -6,7 +6,6 @@ delegated to us). A bound that cannot be set is False in the group, and isolatio
 
 from __future__ import annotations
 
-import contextlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -87,14 +86,6 @@ class ControlGroup:
             return command
         joins = "".join(f"echo $$ > '{path / 'cgroup.procs'}' && " for path in self.paths)
         return ["/bin/sh", "-c", f'{joins} exec "$@"', "sandbox", *command]
-
-    def alive(self) -> list[int]:
-        """Processes still in the groups."""
-        found: set[int] = set()
-        for path in self.paths:
-            with contextlib.suppress(OSError):
-                found.update(int(pid) for pid in (path / "cgroup.procs").read_text().split())
-        return sorted(found)
 
     def remove(self) -> bool:
         """Removes the empty groups; False while a process is still ending."""

@@ -170,9 +170,9 @@ class _Asked:
         frames: list[tuple[Any, Sequence[bytes]]] = [(step, [(first.stdin or "").encode("utf-8", "surrogateescape")])]
         if examined:
             frames.append(({"calls": calls}, [] if first.unit is None else [first.unit.encode()]))
+        memory = min(limits.memory_bytes + self._language.overhead_bytes, self._most_memory)
+        self._worker.bound(min(limits.processes, self._most_processes), memory)
         if not self._open:
-            memory = min(limits.memory_bytes + self._language.overhead_bytes, self._most_memory)
-            self._worker.bound(min(limits.processes, self._most_processes), memory)
             frames.insert(0, self._request(limits))
             self._open = True
         self._worker.tell(*frames)

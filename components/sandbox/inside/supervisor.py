@@ -7,7 +7,6 @@ process), each answered before the next is sent: a program never shares a machin
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import shutil
@@ -214,6 +213,3 @@ def main(settings, sock):
     request, blobs = receive(sock)
     if request is not None:
         serve_one(settings, sock, request, blobs, spare)
-
-
-assert ctypes.sizeof(ctypes.c_void_p) == 8, "the clock and the filter are for 64-bit machines"
