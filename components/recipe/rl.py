@@ -135,15 +135,38 @@ class RolloutConfig(StrictModel):
         return self
 
 
+class PromptFilter(StrictModel):
+    """Which prompts are drawn, beyond a shuffled pass over all of them; everything is off by default.
+
+    refill: dynamic sampling (DAPO, arXiv 2503.14476, 3.2): a step whose groups came out without signal, all rewards
+        equal, draws as many more, at most so many times.
+    curriculum: from the second pass on, prompts that about half of the answers solved come first.
+    retire_after: a prompt whose answers were all right, or all wrong, in so many draws in a row is not drawn again
+        (Ring-lite, arXiv 2506.14731, drops both kinds beforehand). Retired prompts are counted in every step.
+    """
+
+    refill: int = Field(default=0, ge=0, description="Rounds of further prompts in a step")
+    curriculum: Literal["shuffled", "pass-rate"] = "shuffled"
+    retire_after: int = Field(default=0, ge=0, description="Draws all solved or all failed; 0: never")
+
+
 class GuardConfig(StrictModel):
     """Bounds of the mismatch guard. Trouble starts where mean |dlogp| passes about 0.05 (paper, App. C)."""
 
+    mode: Literal["act", "watch"] = Field(default="act", description="watch: warns, for runs that look for a collapse")
     max_mean_abs_dlogp: float = Field(default=0.05, gt=0)
+    max_jump: float = Field(default=5.0, gt=1, description="Mean |dlogp| over its median of the last steps")
     max_stale_mean_abs_dlogp: float = Field(
         default=0.5, gt=0, description="The same over tokens that older weights drew: what was learned since is in it"
     )
     max_reward_error_fraction: float = Field(default=0.02, ge=0, le=1)
-    patience: int = Field(default=3, ge=1, description="Consecutive violations before the run stops")
+    max_grad_norm_ratio: float = Field(default=20.0, gt=1, description="Gradient norm over its median")
+    max_entropy_ratio: float = Field(default=4.0, gt=1, description="Policy entropy over its median, and")
+    min_entropy_jump: float = Field(default=0.5, gt=0, description="above this many nats")
+    max_truncated_rise: float = Field(default=0.4, gt=0, le=1, description="Fraction cut at the length limit")
+    patience: int = Field(default=3, ge=1, description="Consecutive violations before a rollback, or the end")
+    resyncs: int = Field(default=2, ge=0, description="How often weights are published again on a mismatch")
+    rollbacks: int = Field(default=1, ge=0, description="How often a run goes back to its last good checkpoint")
 
 
 class RlPhase(StrictModel):
@@ -157,9 +180,16 @@ class RlPhase(StrictModel):
     optimiser: OptimiserConfig
     minibatches: int = Field(default=2, ge=1, description="Optimiser updates per step")
     guard: GuardConfig = GuardConfig()
+    prompt_filter: PromptFilter = PromptFilter()
     checkpoint_every: int = Field(default=10, ge=1)
     rewards: RewardsConfig = RewardsConfig()
     reward_timeout_s: float = Field(default=5.0, gt=0, description="Deadline of one verification")
+
+    @model_validator(mode="after")
+    def _refill_has_an_end_to_wait_for(self) -> Self:
+        if self.prompt_filter.refill and self.rollout.mode == "async":
+            raise ValueError("prompt_filter.refill needs a step that ends: mode synchronous or c3po++")
+        return self
 
 
 class RlhfConfig(RlPhase):

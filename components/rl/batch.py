@@ -118,6 +118,13 @@ def _within(members: list[tuple[Sample, float]], budget: int) -> list[tuple[Samp
     return members
 
 
+def pass_rate(group: Group) -> float | None:
+    """Share of right answers; None where answers are scored by degrees, or one has no reward."""
+    if any(reward.verdict in ("scored", "error") for reward in group.rewards):
+        return None
+    return sum(reward.verdict == "correct" for reward in group.rewards) / len(group.rewards)
+
+
 def token_sequence(sample: Sample) -> TokenSequence:
     """Prompt and response with the loss on the response only."""
     tokens = np.array(sample.prompt + sample.tokens, dtype=np.int64)

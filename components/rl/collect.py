@@ -13,13 +13,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from components.artifacts.context import StageContext
 from components.recipe.rl import RlPhase, RolloutConfig
 from components.rewards.types import GroupScorer, Reward, RewardRequest, Scorer
+from components.rl.advantages import group_advantages
 from components.rl.batch import Group, Prompt
 from components.rl.ledger import PromptMixture
 from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
@@ -40,6 +41,8 @@ class Engines(Protocol):
 
     def pause(self) -> None: ...
 
+    def score(self, sequences: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]: ...
+
 
 class Collector(Protocol):
     """Gathers the groups of one step after another."""
@@ -52,6 +55,9 @@ class Collector(Protocol):
 
     def decoding(self) -> AbstractContextManager[None]:
         """Engines may go on decoding inside this block, in which weights must not be published."""
+
+    def discard(self) -> None:
+        """Forgets what was drawn and not handed out yet: the weights that drew it were wrong, or are undone."""
 
     def metrics(self) -> dict[str, float]:
         """What the last `collect` did besides its groups."""
@@ -76,6 +82,10 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+    def spent(self, total: float) -> dict[str, float]:
+        """Seconds by what they were spent on, with `orchestration`, which nothing else accounts for of `total`."""
+        return self.seconds | {"orchestration": max(total - sum(self.seconds.values()), 0.0)}
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,14 @@ class Sources:
             group=sample.request_id.rpartition("/")[0],
         )
 
+    def scored(self, groups: Sequence[Group]) -> list[tuple[RewardRequest, Reward]]:
+        """Every response of the step with what its scorer was asked and answered."""
+        return [
+            (self.reward_request(group.prompt, sample), reward)
+            for group in groups
+            for sample, reward in zip(group.samples, group.rewards, strict=True)
+        ]
+
     def ready(self, finished: Sequence[tuple[Hashable, int]]) -> list[bool]:
         """Which of the (group, prompt index) finished and not yet scored may be scored now: all, except that a scorer
         that compares the responses to a prompt gets a whole group at once."""
@@ -135,12 +153,25 @@ class SynchronousCollector:
 
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
+        self.refilled = 0
 
     def collect(self, step: int, clock: Stopwatch) -> list[Group]:
-        """The groups of a step. What one engine has finished is scored while the others still decode."""
+        """The groups of a step, with as many more as came out without signal, for `refill` rounds."""
+        config, mixture = self.sources.config, self.sources.mixture
+        groups = self._round(step, mixture.draw(prompts_offered(config.rollout)), clock)
+        self.refilled = 0
+        for _ in range(config.prompt_filter.refill):
+            missing = config.rollout.prompts_per_step - sum(has_signal(group.rewards) for group in groups)
+            if missing <= 0:
+                break
+            self.refilled += missing
+            groups += self._round(step, mixture.draw(missing), clock)
+        return groups
+
+    def _round(self, step: int, drawn: list[int], clock: Stopwatch) -> list[Group]:
+        """One group per drawn prompt. What one engine has finished is scored while the others still decode."""
         sources = self.sources
-        rollout = sources.config.rollout
-        drawn, size = sources.mixture.draw(prompts_offered(rollout)), rollout.group_size
+        size = sources.config.rollout.group_size
         requests = [sources.request(str(step), step, index, member) for index in drawn for member in range(size)]
         samples: dict[int, Sample] = {}
         rewards: dict[int, Reward] = {}
@@ -173,8 +204,11 @@ class SynchronousCollector:
     def decoding(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def discard(self) -> None:
+        pass
+
     def metrics(self) -> dict[str, float]:
-        return {}
+        return {"groups/refilled": float(self.refilled)}
 
     def save(self, directory: Path) -> None:
         pass
@@ -188,20 +222,27 @@ def prompts_offered(rollout: RolloutConfig) -> int:
     return round(rollout.prompts_per_step * rollout.oversample)
 
 
+def has_signal(rewards: Sequence[Reward]) -> bool:
+    """A group whose rewards differ, so that it has advantages to train on."""
+    return group_advantages([reward.value for reward in rewards]).informative
+
+
 def derive_seed(seed: int, *parts: int | str) -> int:
     """A 63-bit seed from the stage's seed and a path of names; independent of process, order and time."""
     text = "/".join(str(part) for part in (seed, *parts))
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def staleness_metrics(samples: Sequence[Sample], version: int, old: Any, behaviour: np.ndarray) -> dict[str, float]:
-    """How old the trained tokens are, in versions, and their mismatch apart: fresh tokens show the engine's alone.
+def staleness_metrics(
+    samples: Sequence[Sample], version: int, old: np.ndarray, behaviour: np.ndarray
+) -> tuple[np.ndarray, dict[str, float]]:
+    """(age of every trained token in versions, metrics). Mismatch apart by age: fresh tokens show the engine's alone.
 
     old, behaviour: [tokens] log-probs of all samples one after another; behaviour by the version that drew each token.
     """
     ages = np.concatenate([version - np.array(s.versions or [s.version] * len(s.tokens)) for s in samples])
     if not ages.any():
-        return {}
+        return ages, {}
     distance = np.abs(np.asarray(old, np.float64) - np.asarray(behaviour, np.float64))
     known = np.isfinite(distance)
     report = {
@@ -213,4 +254,4 @@ def staleness_metrics(samples: Sequence[Sample], version: int, old: Any, behavio
     for name, chosen in (("fresh", known & (ages == 0)), ("stale", known & (ages > 0))):
         if chosen.any():
             report[f"mismatch/{name}_mean_abs_dlogp"] = float(distance[chosen].mean())
-    return report
+    return ages, report

@@ -8,6 +8,7 @@ With d = log pi_train(theta_old) - log pi_infer of each drawn token, k = exp(d):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch import Tensor
 
 # exp of more than this overflows float32; such tokens count as rejected high, their KL is reported at this cap.
 LARGEST_LOG_RATIO = 60.0
+# The paper's bounds of k: counted for every loss, so that losses that mask nothing can be compared with one that does.
+PAPER_LOW, PAPER_HIGH = 0.5, 5.0
 
 
 def mismatch_sums(log_k: Tensor, correction: Tensor, entropy: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -55,6 +58,7 @@ def mismatch_report(
     report = {
         "mismatch/mean_abs_dlogp": total["abs_dlogp"] / n,
         "mismatch/max_abs_dlogp": float(maxima["abs_dlogp"]),
+        "mismatch/mean_dlogp": float(known[0].sum()) / n,
         "mismatch/infer_train_kl": total["infer_train_kl"] / n,
         "mismatch/rejected_low": total["masked_low"] / n,
         "mismatch/rejected_high": total["masked_high"] / n,
@@ -63,10 +67,31 @@ def mismatch_report(
         if total["correction_squared"]
         else 0.0,
     }
-    k = log_k[finite].clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).double().exp().numpy()
+    d = log_k[finite]
+    report["mismatch/outside_low"] = float((d < math.log(PAPER_LOW)).sum()) / n
+    report["mismatch/outside_high"] = float((d > math.log(PAPER_HIGH)).sum()) / n
+    k = d.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).double().exp().numpy()
     for quantile in (0.001, 0.01, 0.5, 0.99, 0.999):
         report[f"mismatch/k_q{quantile * 100:g}"] = float(np.quantile(k, quantile)) if k.size else 1.0
     return report
+
+
+def surprise_report(logprobs: np.ndarray, entropies: np.ndarray) -> dict[str, float]:
+    """Were the tokens drawn from these log-probs? Then -log p minus the entropy has mean 0 at every position, given
+    all positions before, so its mean over [tokens] is a sum of martingale differences and its standard error is known.
+
+    errors: that mean in standard errors. share: over the mean entropy.
+    """
+    if len(logprobs) < 2 or not np.isfinite(logprobs).all():
+        return {}
+    gap = -np.asarray(logprobs, np.float64) - np.asarray(entropies, np.float64)
+    error, entropy = gap.std() / math.sqrt(len(gap)), float(np.mean(entropies))
+    if not (error and entropy):
+        return {}
+    return {
+        "sampling/surprise_errors": float(gap.mean() / error),
+        "sampling/surprise_share": float(gap.mean()) / entropy,
+    }
 
 
 def update_report(sums: dict[str, float], maxima: dict[str, float]) -> dict[str, float]:

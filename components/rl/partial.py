@@ -21,8 +21,8 @@ from typing import Any
 from components.recipe.rl import RolloutConfig
 from components.rewards.types import Reward
 from components.rl.batch import Group
-from components.rl.collect import Collector, Sources, Stopwatch, SynchronousCollector, prompts_offered
-from components.rl.scheduler import GroupState, Key, Scheduler, SchedulerPolicy
+from components.rl.collect import Collector, Sources, Stopwatch, SynchronousCollector, has_signal, prompts_offered
+from components.rl.scheduler import GroupState, Key, Purge, Scheduler, SchedulerPolicy
 from components.rollout.types import Progress, Sample, SampleRequest, Until
 
 # How long engines decode before an asynchronous collector looks at what ended. An update waits for one slice at most.
@@ -101,22 +101,20 @@ class PartialCollector:
         self._keys: dict[str, Key] = {}
         self._unscored: list[Key] = []
         self._asynchronous = policy.take_groups is not None
+        # Of the present step: rounds of dynamic sampling, groups they made up for, prompts they drew.
+        self._rounds = self.refilled = 0
+        self._silent: set[int] = set()
 
     def collect(self, step: int, clock: Stopwatch) -> list[Group]:
         scheduler = self.scheduler
-        for purge in scheduler.begin():
-            for member in range(self.policy.group_size):
-                self._forget((purge.number, member))
-            if purge.requeued is None:
-                self.sources.mixture.settle(purge.prompt, "purged")
-            else:
-                self._open(scheduler.groups[purge.requeued])
+        self._drop(scheduler.begin())
+        self._rounds, self._silent, self.refilled = 0, set(), 0
         with ThreadPoolExecutor(1, thread_name_prefix="score") as pool:
             scoring: list[tuple[list[Key], Future[list[Reward]]]] = []
             with clock("rollout"):
                 self._offer()
                 self._score_finished(pool, scoring)
-                while not scheduler.over:
+                while not scheduler.over or self._refill(scoring):
                     self._decode(SLICE_S if self._asynchronous else None)
                     self._offer()
                     self._score_finished(pool, scoring)
@@ -124,9 +122,7 @@ class PartialCollector:
                     # What goes on under the next weights is taken up from its tokens: so does a run that was resumed.
                     self.sources.engines.pause()
             with clock("reward"):
-                for keys, future in scoring:
-                    for key, reward in zip(keys, future.result(), strict=True):
-                        self.rollouts[key].reward = reward
+                self._keep_rewards(scoring)
         return [self._close(group) for group in scheduler.take()]
 
     def wanted(self, groups: Sequence[Group]) -> int:
@@ -155,10 +151,17 @@ class PartialCollector:
                 stop.set()
             going.result()
 
+    def discard(self) -> None:
+        """Groups begun so far are drawn again from the start."""
+        self.sources.engines.pause()
+        self._unscored = []
+        self._drop(self.scheduler.discard())
+
     def metrics(self) -> dict[str, float]:
         scheduler = self.scheduler
         begun = [rollout for rollout in self.rollouts.values() if rollout.tokens]
         return {
+            "groups/refilled": float(self.refilled),
             "scheduler/generated_tokens": float(scheduler.generated),
             "scheduler/counted_tokens": float(scheduler.counted),
             "scheduler/carried_rollouts": float(len(begun)),
@@ -196,6 +199,43 @@ class PartialCollector:
         self._unscored = [tuple(key) for key in state["unscored"]]
 
     # ---- inside
+
+    def _drop(self, purges: Sequence[Purge]) -> None:
+        for purge in purges:
+            for member in range(self.policy.group_size):
+                self._forget((purge.number, member))
+            if purge.requeued is None:
+                self.sources.mixture.settle(purge.prompt, "purged")
+            else:
+                self._open(self.scheduler.groups[purge.requeued])
+
+    def _refill(self, scoring: list[tuple[list[Key], Future[list[Reward]]]]) -> bool:
+        """Dynamic sampling: at the end of an iteration, what came out without signal makes room for as many more.
+
+        It waits for the rewards here, so that what is drawn next never depends on how fast they came.
+        """
+        config = self.sources.config
+        if self._rounds == config.prompt_filter.refill:
+            return False
+        self._rounds += 1
+        self._keep_rewards(scoring)
+        members = range(self.policy.group_size)
+        done = [group.number for group in self.scheduler.groups.values() if group.complete]
+        silent = {n for n in done if not has_signal([self.rollouts[n, member].reward for member in members])}
+        missing = min(config.rollout.prompts_per_step - (len(done) - len(silent)), len(silent - self._silent))
+        if missing <= 0:
+            return False
+        self.scheduler.refill(silent - self._silent, missing)
+        self._silent |= silent
+        self.refilled += missing
+        self._offer()
+        return not self.scheduler.over
+
+    def _keep_rewards(self, scoring: list[tuple[list[Key], Future[list[Reward]]]]) -> None:
+        for keys, future in scoring:
+            for key, reward in zip(keys, future.result(), strict=True):
+                self.rollouts[key].reward = reward
+        scoring.clear()
 
     def _offer(self) -> None:
         wanted = self.scheduler.wanted()

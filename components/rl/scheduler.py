@@ -29,7 +29,7 @@ iteration b, those begun by b must fit into the (b + max_staleness - iteration) 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -127,6 +127,11 @@ class Scheduler:
         self.counts["offered"] += len(prompts)
         self._room = max(self._room - len(prompts), 0)
 
+    def refill(self, silent: Collection[int], prompts: int) -> None:
+        """Complete groups that hold no signal leave the budget, and make room for that many further prompts."""
+        self.counted -= sum(sum(self.groups[number].tokens) for number in silent)
+        self._room += prompts
+
     def runnable(self) -> list[Key]:
         """The inference pool: unfinished rollouts in the order they should get a place, those begun before first."""
         closing = self.closing and any(group.complete for group in self.groups.values())
@@ -200,6 +205,17 @@ class Scheduler:
         self.counts["trained"] += len(taken)
         self.check()
         return taken
+
+    def discard(self) -> list[Purge]:
+        """Between two iterations: every group with a token is drawn again, whatever its age. No purge is counted."""
+        again = []
+        for group in [group for group in self.groups.values() if group.born is not None]:
+            del self.groups[group.number]
+            number = self._add(group.prompt, group.purges)
+            again.append(Purge(group.number, group.prompt, sum(group.tokens), number))
+        self.counts["discarded"] += len(again)
+        self.check()
+        return again
 
     def check(self) -> None:
         """Raises IntegrityError unless every offered group is trained, dropped or still here."""

@@ -51,15 +51,23 @@ class _State:
     scheduler: Scheduler
     length: Callable[[int], int]
     cluster: Cluster
+    slice_s: float
     live: set[Key] = field(default_factory=set)
 
 
-def simulate(policy: SchedulerPolicy, cluster: Cluster, length: Callable[[int], int], steps: int) -> list[StepTimes]:
+def simulate(
+    policy: SchedulerPolicy,
+    cluster: Cluster,
+    length: Callable[[int], int],
+    steps: int,
+    slice_s: float = SLICE_S,
+) -> list[StepTimes]:
     """Times of `steps` steps. length: serial number of a rollout (group number * group size + member) -> tokens.
 
-    A policy without token_budget and take_groups is the synchronous loop.
+    A policy without token_budget and take_groups is the synchronous loop. slice_s: how long engines decode between two
+    looks of an asynchronous collector.
     """
-    state = _State(Scheduler(policy), length, cluster)
+    state = _State(Scheduler(policy), length, cluster, slice_s)
     scheduler, asynchronous = state.scheduler, policy.take_groups is not None
     times = []
     for _ in range(steps):
@@ -67,7 +75,7 @@ def simulate(policy: SchedulerPolicy, cluster: Cluster, length: Callable[[int], 
         scheduler.offer([0] * scheduler.wanted())
         rollout = 0.0
         while not scheduler.over:
-            rollout += _decode(state, SLICE_S if asynchronous else None)
+            rollout += _decode(state, slice_s if asynchronous else None)
             scheduler.offer([0] * scheduler.wanted())
         counted = scheduler.counted
         tokens = sum(sum(group.tokens) for group in scheduler.take())
@@ -97,7 +105,7 @@ def _while_training(state: _State, train: float) -> float:
         state.scheduler.offer([0] * state.scheduler.wanted())
         if not state.scheduler.runnable():
             return spent + left
-        slice_s = _decode(state, SLICE_S, contention)
+        slice_s = _decode(state, state.slice_s, contention)
         spent += slice_s
         left -= slice_s / contention
     return spent

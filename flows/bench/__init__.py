@@ -43,7 +43,7 @@ class Bench:
 
 def names() -> list[str]:
     folder = Path(__file__).parent
-    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
 
 
 def load(name: str) -> Callable[..., Bench]:
@@ -51,6 +51,22 @@ def load(name: str) -> Callable[..., Bench]:
     if name not in names():
         raise BadInput(f"no benchmark is called {name!r}", remedy=f"Benchmarks: {', '.join(names())}")
     return import_module(f"flows.bench.{name}").run
+
+
+def options(name: str, given: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE texts as arguments of the benchmark, by the types of its defaults. Raises BadInput for other forms."""
+    found: dict[str, Any] = {}
+    parameters = signature(load(name)).parameters
+    for text in given:
+        key, equals, value = text.partition("=")
+        kind = type(parameters[key].default) if key in parameters else str
+        try:
+            found[key] = kind(value) if kind in (int, float, str) else int(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise BadInput(f"{text!r} is no NAME=VALUE of a {kind.__name__}", where="--option")
+    return found
 
 
 def measure(name: str, **options: Any) -> dict[str, Any]:

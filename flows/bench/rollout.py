@@ -8,6 +8,7 @@ run (components.rl.controller), the budget of C3PO++ is the tokens of one synchr
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +34,7 @@ from components.rl.partial import scheduler_policy
 from components.rl.simulator import Cluster, StepTimes, rates, simulate
 from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
 from flows.bench import Bench, Figure
+from flows.bench._rollout_plot import KINDS
 
 PROMPTS_PER_STEP, GROUP_SIZE = 32, 8
 MEDIAN, LONGEST_OVER_MEDIAN = 22, 20
@@ -49,13 +51,16 @@ BATCHES = (1, 4, 16, 48, 128)  # points at which the decoding step is timed
 
 
 class Lengths:
-    """Serial number of a rollout -> tokens. Every block holds the same lengths, shuffled by its number."""
+    """Serial number of a rollout -> tokens. Every block holds the same lengths, shuffled by its number.
 
-    def __init__(self) -> None:
+    The quantiles of a log-normal; without a sigma its longest is LONGEST_OVER_MEDIAN times the median.
+    """
+
+    def __init__(self, median: int = MEDIAN, sigma: float | None = None, longest: int | None = None) -> None:
         self.block = PROMPTS_PER_STEP * GROUP_SIZE
         z = np.array([NormalDist().inv_cdf((i + 0.5) / self.block) for i in range(self.block)])
-        self.sigma = float(np.log(LONGEST_OVER_MEDIAN) / z[-1])
-        self.values = np.maximum(np.rint(MEDIAN * np.exp(self.sigma * z)), 1).astype(int)
+        self.sigma = float(np.log(LONGEST_OVER_MEDIAN) / z[-1]) if sigma is None else sigma
+        self.values = np.clip(np.rint(median * np.exp(self.sigma * z)), 1, longest).astype(int)
 
     def __call__(self, serial: int) -> int:
         block, at = divmod(serial, self.block)
@@ -101,8 +106,8 @@ class LetterShare:
         pass
 
 
-def run(steps: int = STEPS) -> Bench:
-    """steps: of each mode, the first WARMUP of which are left out.
+def run(steps: int = STEPS, out: str = "") -> Bench:
+    """steps: of each mode, the first WARMUP of which are left out. out: folder of rollout.png, RINGFLOW_HOME/bench.
 
     Raises:
         BadInput: no step would be left.
@@ -140,7 +145,7 @@ def run(steps: int = STEPS) -> Bench:
             step_s, prefill_s = _decoding_times(engines, execution)
             for mode, rollout in rollouts.items():
                 context = LocalContext(Path(folder) / mode, mode, SEED, execution, quiet=True)
-                times[mode], history[mode] = _measure(context, learners, engines, lengths, rollout, steps)
+                times[mode], history[mode] = measure_mode(context, learners, engines, lengths, rollout, steps)
     finally:
         release_all()
     cluster = _cluster(times["synchronous"], history["synchronous"], execution, step_s, prefill_s)
@@ -160,12 +165,23 @@ def run(steps: int = STEPS) -> Bench:
     }
     for mode in ("c3po++", "async"):
         setup[f"{mode}_last_step"] = history[mode]
-    return Bench(_figures(times, predicted), setup)
+    from flows.bench._ring_1t import predict
+    from flows.bench._rollout_plot import draw
+
+    ratios = {
+        "measured here": _ratios(times, WARMUP),
+        "simulated for here": _ratios(predicted, WARMUP),
+        "simulated for Ring-1T's cluster": _ratios(predict(), 8),
+    }
+    folder = Path(out or Path(os.environ.get("RINGFLOW_HOME", ".ringflow")) / "bench")
+    setup["picture"] = str(draw(ratios, folder / "rollout.png"))
+    return Bench(_figures(times, ratios), setup)
 
 
-def _measure(
+def measure_mode(
     context: LocalContext, learners: Any, engines: Any, lengths: Lengths, rollout: RolloutConfig, steps: int
 ) -> tuple[list[StepTimes], dict[str, float]]:
+    """(times of every step, figures of the last) of the real loop with forced lengths."""
     from components.model.tokenizer import decode_response, load_tokenizer
 
     tokenizer = load_tokenizer(MODEL.tokenizer)
@@ -259,22 +275,32 @@ def _cluster(
     )
 
 
+def _ratios(times: Mapping[str, Sequence[StepTimes]], skip: int) -> dict[tuple[str, str], float]:
+    """(mode, kind) -> times the synchronous loop. Asynchronous rollouts run during updates too: time spent waiting for
+    them says nothing about their speed, so they have none."""
+    base = rates(times["synchronous"], skip)
+    return {
+        (mode, kind): rates(steps, skip)[at] / base[at]
+        for mode, steps in times.items()
+        for at, kind in enumerate(KINDS)
+        if mode != "synchronous" and (mode, kind) != ("async", "rollout")
+    }
+
+
 def _figures(
-    times: Mapping[str, Sequence[StepTimes]], predicted: Mapping[str, Sequence[StepTimes]]
+    times: Mapping[str, Sequence[StepTimes]], ratios: Mapping[str, Mapping[tuple[str, str], float]]
 ) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
-    measured = {mode: rates(steps, WARMUP) for mode, steps in times.items()}
-    simulated = {mode: rates(steps, WARMUP) for mode, steps in predicted.items()}
-    for at, kind in enumerate(("rollout", "end to end")):
-        for mode, steps in times.items():
-            # Asynchronous rollouts run during updates too: time spent waiting for them says nothing about their speed.
+    for mode, steps in times.items():
+        for at, kind in enumerate(KINDS):
             if (mode, kind) == ("async", "rollout"):
                 continue
             each = [rates([step], 0)[at] for step in steps[WARMUP:]]
-            figures[f"{mode}, {kind}"] = Figure(measured[mode][at], "tokens/s", min(each), max(each))
-            if mode == "synchronous":
-                continue
-            for name, source in (("ratio", measured), ("ratio simulated", simulated)):
-                ratio = source[mode][at] / source["synchronous"][at]
-                figures[f"{mode}, {kind} {name}"] = Figure(ratio, "x", ratio, ratio)
+            figures[f"{mode}, {kind}"] = Figure(rates(steps, WARMUP)[at], "tokens/s", min(each), max(each))
+    for source, values in ratios.items():
+        for (mode, kind), ratio in values.items():
+            figures[f"{mode}, {kind} over synchronous, {source}"] = Figure(ratio, "x", ratio, ratio)
+    for key, ratio in ratios["measured here"].items():
+        off = 100 * (ratios["simulated for here"][key] / ratio - 1)
+        figures[f"{key[0]}, {key[1]}: simulator off by"] = Figure(off, "%", off, off)
     return figures

@@ -15,6 +15,8 @@ def register(app: typer.Typer) -> None:
     def bench(
         name: Annotated[str | None, typer.Argument(help="Which benchmark; the list of names when absent.")] = None,
         steps: Annotated[int | None, typer.Option(help="Steps to measure, where a benchmark has them.")] = None,
+        probe: Annotated[bool, typer.Option("--probe", help="icepop: zero learning rate, no drift.")] = False,
+        option: Annotated[list[str] | None, typer.Option("--option", "-o", help="NAME=VALUE of the benchmark.")] = None,
         json_: JsonOption = False,
     ) -> None:
         """Measure one part on this machine."""
@@ -25,11 +27,12 @@ def register(app: typer.Typer) -> None:
             print("\n".join(registry.names()))
             return
         registry.load(name)
-        if name in ("store", "learning"):
+        if name in ("store", "learning", "modes", "guard"):
             from flows.cli import stack
 
             stack.ensure()
-        measured = registry.measure(name, steps=steps)
+        given = registry.options(name, option or [])
+        measured = registry.measure(name, **({"steps": steps, "probe": probe or None} | given))
         if json_:
             print_json(measured)
             return

@@ -49,6 +49,7 @@ def run_phase(
     mixture = PromptMixture(
         [([i for i, prompt in enumerate(prompts) if prompt.domain in part], share) for part, share in parts],
         context.seed,
+        phase.prompt_filter,
     )
     start = context.fetch(inputs["model"], "model")
     with ExitStack() as held:
@@ -85,6 +86,7 @@ def run_phase(
             "prompts": len(prompts),
             "guard_warnings": len(summary.warnings),
             "reward_alarms": summary.alarms,
+            **{f"retired_{why}": count for why, count in sorted(summary.retired.items())},
             **{f"groups_{outcome}": count for outcome, count in sorted(summary.outcomes.items())},
         },
         contract=contract(tokenizer, spec),

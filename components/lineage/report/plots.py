@@ -17,7 +17,10 @@ SMOOTHED_FROM = 40
 
 @dataclass(frozen=True)
 class Panel:
-    """A line plot: every node that logged one of `names` is drawn; the first name a node has is the one taken."""
+    """A line plot: every node that logged one of `names` is drawn; the first name a node has is the one taken.
+
+    beside: (metric, line style) drawn in the same node's colour, for pairs and quantiles.
+    """
 
     title: str
     names: tuple[str, ...]
@@ -25,8 +28,15 @@ class Panel:
     log: bool = False
     nodes: str = ""
     band: tuple[float, float] | None = None
+    beside: tuple[tuple[str, str], ...] = ()
 
 
+K_QUANTILES = (
+    ("mismatch/k_q0.1", ":"),
+    ("mismatch/k_q1", "--"),
+    ("mismatch/k_q99", "--"),
+    ("mismatch/k_q99.9", ":"),
+)
 PANELS = (
     Panel("Reward over RL steps", ("reward/mean",), "mean reward"),
     Panel("Loss: pre-training, SFT and reward model", ("loss",), "loss"),
@@ -36,6 +46,17 @@ PANELS = (
     Panel("Mismatch: max |dlogp|", ("mismatch/max_abs_dlogp",), "nats", log=True),
     Panel("Tokens rejected by the mask, low side", ("mismatch/rejected_low",), "fraction of tokens"),
     Panel("Tokens rejected by the mask, high side", ("mismatch/rejected_high",), "fraction of tokens"),
+    Panel("KL(infer || train)", ("mismatch/infer_train_kl",), "nats per token", log=True),
+    Panel("k: median, 1 and 99 % (dashed), 0.1 and 99.9 %", ("mismatch/k_q50",), "k", log=True, beside=K_QUANTILES),
+    Panel("Effective sample size", ("mismatch/ess",), "fraction of tokens"),
+    Panel(
+        "Entropy of kept tokens; dashed: of masked ones",
+        ("policy/entropy_kept",),
+        "nats",
+        beside=(("policy/entropy_masked", "--"),),
+    ),
+    Panel("Gradient norm before clipping", ("train/grad_norm",), "norm", log=True),
+    Panel("Tokens drawn by older weights", ("staleness/stale_fraction",), "fraction of tokens"),
     Panel("Response length", ("rollout/length_mean",), "tokens"),
 )
 
@@ -46,7 +67,7 @@ def panels(report: RunReport) -> list[tuple[str, bytes]]:
     for panel in PANELS:
         lines = _lines(panel, report.metrics)
         if lines:
-            drawn.append((panel.title, _line_plot(panel, lines)))
+            drawn.append((panel.title, _line_plot(panel, lines, report.metrics)))
     return drawn
 
 
@@ -130,7 +151,7 @@ def _lines(panel: Panel, metrics: Mapping[str, Mapping[str, Series]]) -> dict[st
     return lines
 
 
-def _line_plot(panel: Panel, lines: Mapping[str, Series]) -> bytes:
+def _line_plot(panel: Panel, lines: Mapping[str, Series], metrics: Mapping[str, Mapping[str, Series]]) -> bytes:
     def draw(axes: Any) -> None:
         for index, (node, series) in enumerate(lines.items()):
             steps, values = [step for step, _ in series], [value for _, value in series]
@@ -141,6 +162,9 @@ def _line_plot(panel: Panel, lines: Mapping[str, Series]) -> bytes:
             if many:
                 axes.plot(steps, _smoothed(values), color=colour, linewidth=1.8)
             axes.plot([], [], color=colour, linewidth=1.8, label=node)
+            for name, style in panel.beside:
+                beside = sorted(metrics[node].get(name, ()))
+                axes.plot(*zip(*beside, strict=True), color=colour, linewidth=1, linestyle=style) if beside else None
         if panel.band:
             axes.axhspan(*panel.band, color="#009E73", alpha=0.12, linewidth=0)
         positive = all(value > 0 for series in lines.values() for _, value in series)

@@ -26,11 +26,13 @@ figure{margin:0}figcaption{font-weight:600;font-size:.92rem;margin:.4rem 0 .1rem
 # Where the costs of the run go once they are known: after the page itself was drawn.
 COSTS = "<!-- costs -->"
 DATA_NODES = ("corpus", "decontaminate")
+STEP_PARTS = ("rollout", "reward", "old_logprobs", "update", "exchange", "checkpoint", "orchestration")
 
 
 def write_report(path: Path, run: RunReport) -> Path:
     """Writes the page and returns its path. Sections without data are left out."""
-    parts = [STYLE, _head(run), _scores(run.scores), _training(run), _stages(run), COSTS, _data(run), _lineage(run)]
+    parts = [STYLE, _head(run), _scores(run.scores), _training(run), _stages(run), _step_times(run)]
+    parts += [COSTS, _data(run), _lineage(run)]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(f"{run.recipe}: {run.run_name}", "\n".join(part for part in parts if part)), encoding="utf-8")
@@ -115,6 +117,43 @@ def _stage_row(stage: StageEntry) -> str:
         f'<tr><td>{escape(stage.node)}</td><td><span class="badge {stage.state}">{stage.state}</span></td>'
         f'<td class="n">{time}</td><td class="wrap">{result}{uri}</td></tr>'
     )
+
+
+def _step_times(run: RunReport) -> str:
+    """Where the time of an RL step goes, per stage: means over its steps, without the first (it warms up)."""
+    rows, parts = [], dict.fromkeys(STEP_PARTS)
+    for node, series in run.metrics.items():
+        if not series.get("time/step_s"):
+            continue
+        steps = sorted(step for step, _ in series["time/step_s"])[1:] or [series["time/step_s"][0][0]]
+        mean = {
+            name.removeprefix("time/").removesuffix("_s"): sum(v for s, v in values if s in set(steps)) / len(steps)
+            for name, values in series.items()
+            if name.startswith("time/") and name.endswith("_s")
+        }
+        whole = mean.pop("step")
+        parts |= dict.fromkeys(mean)
+        rows.append((node, len(steps), whole, mean))
+    if not rows:
+        return ""
+    head = "".join(f'<th class="n">{escape(part)}</th>' for part in parts)
+    body = ""
+    for node, count, whole, mean in rows:
+        cells = "".join(f'<td class="n">{_share(mean.get(part, 0.0), whole)}</td>' for part in parts)
+        outside = 1 - sum(mean.get(part, 0.0) for part in ("rollout", "update")) / whole
+        body += (
+            f'<tr><th>{escape(node)}</th><td class="n">{count}</td><td class="n">{whole:.3f} s</td>{cells}'
+            f'<td class="n">{100 * outside:.1f} %</td></tr>'
+        )
+    return (
+        '<h2>Time of an RL step</h2><p class="muted">Means over the steps after the first; a checkpoint is spread over '
+        'all steps.</p><div class="scroll"><table><tr><th>stage</th><th class="n">steps</th><th class="n">step</th>'
+        f'{head}<th class="n">outside rollout and update</th></tr>{body}</table></div>'
+    )
+
+
+def _share(seconds: float, whole: float) -> str:
+    return f'{seconds:.3f} s<br><span class="ci">{100 * seconds / whole:.1f} %</span>'
 
 
 def _data(run: RunReport) -> str:

@@ -9,11 +9,15 @@ import math
 import random
 import re
 
+import numpy as np
 import pytest
 
 from components.lineage.graph import lineage
 from components.lineage.report.model import RunReport, StageEntry, scores_from_metrics
+from components.lineage.report.plots import PANELS, panels
 from components.lineage.report.write import write_report
+from components.rl.losses import IcePopCorrection
+from components.rl.mismatch import mismatch_report
 
 
 def a_run(graph=None) -> RunReport:
@@ -106,6 +110,39 @@ def test_the_report_is_one_complete_file(tmp_path, graph):
     ):
         assert text in html, text
     assert len(html) < 2_000_000
+
+
+def test_every_mismatch_quantity_of_a_step_is_drawn():
+    """What components.rl measures of trainer and engine has a plot: mean and max |dlogp|, KL, rejected low and high,
+    effective sample size, quantiles of k, entropy of kept and masked tokens, gradient norm."""
+    measured = set(mismatch_report(np.log([0.5, 0.1]), np.log([0.4, 0.2]), IcePopCorrection(0.5, 5.0)))
+    drawn = {name for panel in PANELS for name in (*panel.names, *(beside for beside, _ in panel.beside))}
+    # A signed mean, a count of what is not finite and a comparison of losses are for the guard and the benches.
+    aside = {"mean_dlogp", "nonfinite", "outside_low", "outside_high"}
+    assert measured - {f"mismatch/{name}" for name in aside} <= drawn
+    assert {"policy/entropy_kept", "policy/entropy_masked", "train/grad_norm", "staleness/stale_fraction"} <= drawn
+    series = {name: [(step, 0.1 + step) for step in range(5)] for name in drawn}
+    titles = [title for title, _ in panels(dataclasses.replace(a_run(), metrics={"rlvr-1": series}))]
+    assert {"Effective sample size", "KL(infer || train)"} <= set(titles)
+
+
+def test_the_time_of_an_rl_step_is_split_and_what_is_outside_rollout_and_update_is_summed(tmp_path):
+    seconds = {"step": 10.0, "rollout": 6.0, "update": 3.0, "old_logprobs": 0.75, "orchestration": 0.25}
+    series = {
+        f"time/{part}_s": [(step, 100.0 if step == 0 else value) for step in range(4)]
+        for part, value in seconds.items()
+    }
+    series["time/checkpoint_s"] = [(3, 0.6)]
+    run = dataclasses.replace(a_run(), metrics={"rlvr-1": series, "sft": {"loss": [(0, 1.0)]}})
+    html = write_report(tmp_path / "report.html", run).read_text()
+    table = html[html.index("Time of an RL step") :].split("</table>")[0]
+    cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", table.replace('<br><span class="ci">', " ").replace("</span>", ""))
+    row = dict(zip(cells[: len(cells) // 2], cells[len(cells) // 2 :], strict=True))
+    assert row["stage"] == "rlvr-1"
+    assert row["step"] == "10.000 s"
+    assert row["rollout"] == "6.000 s 60.0 %"
+    assert row["checkpoint"] == "0.200 s 2.0 %"
+    assert row["outside rollout and update"] == "10.0 %"
 
 
 def test_sections_without_data_are_left_out(tmp_path):

@@ -53,6 +53,9 @@ class LocalEngines:
     def pause(self):
         self.engine.pause()
 
+    def score(self, sequences):
+        return self.engine.score(sequences, self.version, DEADLINE_S)
+
 
 class StaleEngines(LocalEngines):
     """Answers for every version, but from the second on with other weights: what a lost update looks like."""
@@ -105,12 +108,14 @@ def phase(**changes) -> RlPhase:
     return RlPhase(**(values | changes))
 
 
-def train(root, tokenizer, engines, config: RlPhase, scorer=None, check=None):
+def train(root, tokenizer, engines, config: RlPhase, scorer=None, check=None, prepare=None):
     context = LocalContext(root, "rlvr-1", seed=11, execution=ExecutionConfig(learners=1, engines=1), quiet=True)
     if check is not None:
         context.check = check
     learners = LearnerGroup(MODEL, context.execution, seed=0, in_process=True)
     learners.initialise(5)
+    if prepare is not None:
+        prepare(learners)
     learners.configure(config.optimiser, config.steps * config.minibatches, expert_bias_rate=0.0)
     prompts = [
         Prompt(
@@ -183,7 +188,7 @@ def test_reward_rises_on_something_a_random_model_can_learn(tmp_path, tokenizer,
 
 
 def test_the_guard_stops_an_engine_with_other_weights_within_one_step(tmp_path, tokenizer, engine):
-    with pytest.raises(Diverged, match=r"stopped at step 1: mean .* the engine does not run the trainer's weights"):
+    with pytest.raises(Diverged, match=r"stopped at step 1: mean .* after a re-sync.* stale weights"):
         train(tmp_path, tokenizer, StaleEngines(engine), phase())
 
 

@@ -15,7 +15,7 @@ import pytest
 from components.artifacts.local import LocalResume
 from components.failures import IntegrityError
 from components.recipe.rl import RolloutConfig
-from components.rl.controller import Journal
+from components.rl.journal import Journal
 from components.training.group import LearnerGroup
 from tests.components.rl.test_controller import (
     LocalEngines,

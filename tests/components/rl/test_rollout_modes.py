@@ -17,8 +17,9 @@ from components.cluster.connect import connect
 from components.model.hf_config import config_json
 from components.model.spec import PRESETS
 from components.recipe.execution import ExecutionConfig
-from components.recipe.rl import RolloutConfig
+from components.recipe.rl import PromptFilter, RolloutConfig
 from components.recipe.training import OptimiserConfig
+from components.rewards.types import Reward
 from components.rl.scheduler import SchedulerPolicy
 from components.rollout.group import EngineGroup
 from tests.components.rl.test_controller import (
@@ -103,6 +104,36 @@ def test_at_staleness_0_all_modes_train_on_the_same_batches_with_the_same_gradie
     for name, run in runs.items():
         assert run[0] == batches, name  # tokens, log-probs, advantages, weights and gradient norm, bit for bit
         assert run[1:] == (digest, rewards, summary), name
+
+
+class HalfSilent(LetterScorer):
+    """Prompts of an even number get equal rewards, whatever the answers."""
+
+    def score(self, requests, deadline_s):
+        rewards = super().score(requests, deadline_s)
+        silent = [int(request.prompt.split()[-1]) % 2 == 0 for request in requests]
+        return [Reward(0.5, "scored") if off else reward for off, reward in zip(silent, rewards, strict=True)]
+
+
+def test_groups_without_signal_are_refilled_and_both_modes_draw_the_same(tmp_path, tokenizer, engine, monkeypatch):  # noqa: F811
+    runs = {}
+    for mode in ("synchronous", "c3po++"):
+        batches = recorded(monkeypatch)
+        config = phase(rollout=RolloutConfig(mode=mode, **SIZES), prompt_filter=PromptFilter(refill=3), optimiser=SLOW)
+        context, summary, digest = train(tmp_path / mode, tokenizer, Uneven(engine), config, scorer=HalfSilent())
+        monkeypatch.undo()
+        runs[mode] = (batches, digest, summary)
+        trained = [value for _, value in context.series("groups/trained")]
+        assert np.mean(trained) > 3  # 2 without a refill
+        assert max(value for _, value in context.series("groups/refilled")) > 0
+    assert runs["synchronous"] == runs["c3po++"]
+    few = RolloutConfig(mode="c3po++", max_staleness=2, token_budget=60, **SIZES)
+    config = phase(rollout=few, prompt_filter=PromptFilter(refill=2), optimiser=SLOW, steps=6)
+    context, summary, _ = train(tmp_path / "budget", tokenizer, Uneven(engine), config, scorer=HalfSilent())
+    assert max(value for _, value in context.series("groups/refilled")) > 0
+    assert summary.outcomes["filtered"] > 0
+    with pytest.raises(ValidationError, match="refill needs a step that ends"):
+        phase(rollout=RolloutConfig(mode="async", **SIZES), prompt_filter=PromptFilter(refill=1))
 
 
 def test_c3po_carries_rollouts_over_and_every_token_keeps_the_version_that_drew_it(tmp_path, tokenizer, engine):  # noqa: F811

@@ -70,3 +70,16 @@ def test_carrying_over_beats_waiting_for_the_longest_and_never_the_bound():
     assert ratio > 2
     full = 64 / at.step_s(64)
     assert rates(carried, 5)[0] <= full * 1.001
+
+
+def test_ring_1t_gains_from_every_mode_and_passes_no_bound_of_its_cluster():
+    from flows.bench import _ring_1t as cluster_1t
+
+    modes = cluster_1t.predict(5)
+    base = rates(modes["synchronous"], 2)
+    gains = {mode: (rates(steps, 2)[0] / base[0], rates(steps, 2)[1] / base[1]) for mode, steps in modes.items()}
+    assert gains["c3po++"][0] > 2.5  # the paper's own figures: 2.5 times the rollout, 1.5 end to end
+    assert gains["c3po++"][1] > 1.5
+    assert gains["async"][1] > 1.5
+    most = cluster_1t.ENGINES * cluster_1t.PLACES / cluster_1t.step_s(cluster_1t.PLACES)
+    assert rates(modes["c3po++"], 2)[0] < most

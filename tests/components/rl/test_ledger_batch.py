@@ -1,4 +1,4 @@
-"""The pure parts around the loop: ledger, guard, advantages, selection and weights."""
+"""The pure parts around the loop: ledger, advantages, selection and weights."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from hypothesis import strategies as st
 from components.data.schema import Verifier
 from components.failures import BadInput, IntegrityError
 from components.recipe.rewards import RewardsConfig
-from components.recipe.rl import GuardConfig
 from components.rewards.mixture import Mixture
 from components.rewards.reward_model import RewardModelScorer
 from components.rewards.types import Reward, RewardRequest
 from components.rl.advantages import group_advantages
 from components.rl.batch import Group, policy_sequences, rollout_metrics, select
-from components.rl.guard import Guard
 from components.rl.ledger import PromptLedger, PromptMixture
 from components.rollout.types import Sample
 
@@ -76,27 +74,6 @@ def test_a_mixture_keeps_its_shares_in_every_step():
     assert again.draw(8) == mixture.draw(8)
     with pytest.raises(BadInput, match="two parts"):
         PromptMixture([([1], 0.5), ([1], 0.5)], seed=0)
-
-
-def test_guard_warns_then_stops_and_stops_at_once_for_broken_weights():
-    guard = Guard(GuardConfig(max_mean_abs_dlogp=0.05, max_reward_error_fraction=0.02, patience=3))
-    bad = {"mismatch/mean_abs_dlogp": 0.06, "reward/error_fraction": 0.0}
-    fine = {"mismatch/mean_abs_dlogp": 0.002, "reward/error_fraction": 0.0}
-    assert guard.observe(fine).action == "ok"
-    assert [guard.observe(bad).action for _ in range(2)] == ["warn", "warn"]
-    assert guard.observe(fine).action == "ok"
-    assert [guard.observe(bad).action for _ in range(2)] == ["warn", "warn"]
-    resumed = Guard(guard.config)
-    resumed.load_state_dict(json.loads(json.dumps(guard.state_dict())))
-    assert resumed.observe(bad).action == "stop"
-    stale = Guard(GuardConfig()).observe({"mismatch/mean_abs_dlogp": 0.9})
-    assert stale.action == "stop"
-    assert "stale experts" in stale.diagnosis
-    assert Guard(GuardConfig()).observe({"mismatch/mean_abs_dlogp": float("nan")}).action == "stop"
-    assert Guard(GuardConfig()).observe_update({"train/loss": float("nan")}).action == "stop"
-    errors = Guard(GuardConfig(patience=1)).observe({"reward/error_fraction": 0.5})
-    assert errors.action == "stop"
-    assert "50.0%" in errors.diagnosis
 
 
 def test_advantages_of_mixed_equal_and_failed_groups():
@@ -171,16 +148,3 @@ def test_preference_prompts_never_reach_the_gold_judge():
     rewards = scorer.score(requests, 1.0)
     assert [reward.verdict for reward in rewards] == ["scored", "correct", "scored"]
     assert rewards[2].value < rewards[0].value == 11.0
-
-
-def test_stale_tokens_have_a_bound_of_their_own():
-    guard = Guard(GuardConfig(patience=2))
-    learned = {
-        "mismatch/mean_abs_dlogp": 0.3,
-        "mismatch/fresh_mean_abs_dlogp": 1e-6,
-        "mismatch/stale_mean_abs_dlogp": 0.4,
-    }
-    assert guard.observe(learned).action == "ok"
-    assert guard.observe(learned | {"mismatch/fresh_mean_abs_dlogp": 0.6}).action == "stop"
-    far = {"mismatch/mean_abs_dlogp": 0.7, "mismatch/stale_mean_abs_dlogp": 0.7}
-    assert [guard.observe(far).action for _ in range(2)] == ["warn", "stop"]
