@@ -1,4 +1,4 @@
-"""Weights as an engine of low precision would hold them: rounded to fp8 or int4 and back, in float32.
+"""Weights as an engine of low precision would hold them: rounded to fp8 or a few bits and back, in float32.
 
 No kernel of this machine computes in fp8 or int4, but what such an engine does to the policy starts with what it does
 to the weights, and that is exact here. Rounded are the matrices that real deployments quantise, attention and MLP;
@@ -6,17 +6,18 @@ embeddings, LM head, router and norms stay, as in vLLM's and compressed-tensors'
 
     fp8    float8_e4m3, one scale per output channel (largest magnitude -> 448)
     int8   one scale per output channel, 127 steps on each side
-    int4   one scale per 32 inputs of a channel, 7 steps on each side
+    int4   one scale per 32 inputs of a channel, 7 steps on each side; int3 the same with 3 steps
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
-Precision = Literal["fp8", "int8", "int4"]
+Precision = Literal["fp8", "int8", "int4", "int3"]
 
 FP8_LARGEST = 448.0
 GROUP = 32
@@ -46,13 +47,10 @@ def _int8(array: np.ndarray) -> np.ndarray:
     return np.rint(array / scale) * scale
 
 
-def _int4(array: np.ndarray) -> np.ndarray:
+def _grouped(array: np.ndarray, steps: float) -> np.ndarray:
     rows, columns = array.shape
-    if columns % GROUP:
-        scale = _scale(array, 7.0)
-        return np.rint(array / scale) * scale
-    groups = array.reshape(rows * columns // GROUP, GROUP)
-    scale = _scale(groups, 7.0)
+    groups = array.reshape(-1, GROUP) if columns % GROUP == 0 else array
+    scale = _scale(groups, steps)
     return (np.rint(groups / scale) * scale).reshape(rows, columns)
 
 
@@ -62,4 +60,9 @@ def _scale(array: np.ndarray, largest: float) -> np.ndarray:
     return np.where(magnitude > 0, magnitude / largest, 1.0).astype(np.float32)
 
 
-_ROUNDERS: Mapping[Precision, Callable[[np.ndarray], np.ndarray]] = {"fp8": _fp8, "int8": _int8, "int4": _int4}
+_ROUNDERS: Mapping[Precision, Callable[[np.ndarray], np.ndarray]] = {
+    "fp8": _fp8,
+    "int8": _int8,
+    "int4": partial(_grouped, steps=7.0),
+    "int3": partial(_grouped, steps=3.0),
+}

@@ -135,7 +135,7 @@ def run(
 ) -> Bench:
     """steps of each run; seeds of prompts and draws; losses, separated by commas.
 
-    precision: what the engine computes with: bf16, or bf16 on weights rounded to fp8, int8 or int4.
+    precision: what the engine computes with: bf16, or bf16 on weights rounded to fp8, int8, int4 or int3.
     out: a folder for the plots; the results' own when empty.
     probe: run the loop at a learning rate of zero instead and show that nothing drifts.
     """

@@ -21,7 +21,8 @@ ROUNDED = ("model.layers.0.attention.query_key_value.weight", "model.layers.1.ml
 
 
 @pytest.mark.parametrize(
-    ("precision", "low", "high"), [("fp8", 0.015, 0.04), ("int8", 0.002, 0.01), ("int4", 0.05, 0.15)]
+    ("precision", "low", "high"),
+    [("fp8", 0.015, 0.04), ("int8", 0.002, 0.01), ("int4", 0.05, 0.15), ("int3", 0.15, 0.35)],
 )
 def test_relative_error_of_each_precision(precision, low, high):
     held = rounded(WEIGHTS, precision)
