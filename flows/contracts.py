@@ -11,6 +11,7 @@ from pathlib import Path
 
 from components.failures import BadInput
 from components.model.architecture import check_architecture
+from components.model.layout import Layout
 from components.model.spec import LingSpec, spec_for
 from components.recipe.recipe import Recipe
 from components.recipe.training import ImportConfig
@@ -81,19 +82,15 @@ def _rules(recipe: Recipe, spec: LingSpec) -> None:
             f"entropy_low {recipe.sft.entropy_low:g} is above entropy_high {recipe.sft.entropy_high:g}",
             where="sft.entropy_low",
         )
-    execution = recipe.execution
-    if spec.num_experts % execution.expert_parallel:
-        raise BadInput(
-            f"{spec.num_experts} experts cannot be split over {execution.expert_parallel} devices",
-            where="execution.expert_parallel",
-            remedy=f"Use a divisor of {spec.num_experts}",
-        )
-    if spec.num_attention_heads % execution.tensor_parallel:
-        raise BadInput(
-            f"{spec.num_attention_heads} attention heads cannot be split over {execution.tensor_parallel} devices",
-            where="execution.tensor_parallel",
-            remedy=f"Use a divisor of {spec.num_attention_heads}",
-        )
+    Layout.of(recipe.execution).check(spec)
+    phases = {f"rlvr.{index}": phase for index, phase in enumerate(recipe.rlvr)} | {"rlhf": recipe.rlhf}
+    for key, phase in phases.items():
+        if recipe.execution.placement == "colocated" and phase.rollout.mode == "async":
+            raise BadInput(
+                "async decodes while the learner updates, colocated lets only one of them work at a time",
+                where=f"{key}.rollout.mode",
+                remedy="Set execution.placement to disaggregated or shared, or mode to synchronous or c3po++",
+            )
 
 
 def _imported_base(recipe: Recipe, uri: str, spec: LingSpec) -> None:

@@ -1,19 +1,23 @@
 """Builds the megatron-core GPTModel of a Ling 2.0 spec.
 
 On CPU the layer spec is megatron's local one with ringflow's attention, norm and experts (layers.py). Weights are drawn
-by `initialise` in name order from one seed, so that every data-parallel rank and every machine draws the same.
+by `initialise` from one seed tensor by tensor, so that every rank, layout and machine draws the same model.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from components.failures import BadInput, InfrastructureError
 from components.model import cpu_compat
+from components.model.hf import load_hf_state
+from components.model.layout import UNDIVIDED, Layout, Place
+from components.model.shards import fuse_qkv, tensor_shapes
 from components.model.spec import LingSpec
 
 cpu_compat.install()
@@ -21,6 +25,8 @@ cpu_compat.install()
 from megatron.core import parallel_state  # noqa: E402  after the patches: decorators run at import
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
 from megatron.core.models.gpt.gpt_model import GPTModel  # noqa: E402
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region  # noqa: E402
+from megatron.core.transformer.moe.router_replay import RouterReplayAction  # noqa: E402
 from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
@@ -29,14 +35,20 @@ from components.model.layers import GroupedExperts, LocalMoELayer, PackedAttenti
 
 
 class LingModel(GPTModel):
-    """GPTModel over packed streams of documents; logits, or hidden states for a reward head, only where asked."""
+    """GPTModel over packed streams of documents; logits, or hidden states for a reward head, only where asked.
+
+    Divided over ranks (layout), each gets the whole stream of its replica and computes its share: a context parallel
+    rank a stretch of tokens, a tensor parallel rank a part of every matrix, a pipeline stage its layers.
+    """
 
     spec: LingSpec
+    layout: Layout = UNDIVIDED
+    place: Place = UNDIVIDED.place(0)
     _positions: Tensor | None = None
     _with_head: bool = True
 
     def stream_logits(self, tokens: Tensor, lengths: Sequence[int], positions: Tensor | None = None) -> Tensor:
-        """Next-token logits of documents laid one after another.
+        """Next-token logits of documents laid one after another, on an undivided model.
 
         Args:
             tokens: [tokens] int64, all documents.
@@ -46,28 +58,87 @@ class LingModel(GPTModel):
         Returns:
             [n, vocabulary] float32; the row of position t predicts the token after t of the same document.
         """
-        return self._run(tokens, lengths, positions, head=True).float()
+        return self.run(tokens, lengths, positions).float()
 
-    def stream_hidden(self, tokens: Tensor, lengths: Sequence[int], positions: Tensor | None = None) -> Tensor:
-        """Hidden states after the final norm, [n, hidden]; arguments as in `stream_logits`."""
-        return self._run(tokens, lengths, positions, head=False)
+    def run(
+        self,
+        tokens: Tensor,
+        lengths: Sequence[int],
+        positions: Tensor | None,
+        head: bool = True,
+        padding: int = 0,
+        experts: Tensor | None = None,
+    ) -> Tensor:
+        """This rank's share of a forward pass; a collective over its replica (and the ranks with its experts).
 
-    def _run(self, tokens: Tensor, lengths: Sequence[int], positions: Tensor | None, head: bool) -> Tensor:
+        Args:
+            tokens, lengths: as in `stream_logits`; their number is a multiple of tensor x context parallel ranks.
+            positions: [n] those of `own_positions`.
+            head: logits [n, vocabulary / tensor parallel] from the last stage, else hidden states after the final
+                norm, [n, hidden].
+            padding: how many tokens at the end fill the stream up; experts do not count them.
+            experts: [tokens, sparse layers, topk], which experts each token goes to; None: the routers choose.
+
+        Returns:
+            As `head` says on the last pipeline stage; on others the activations to pass on.
+        """
         self._positions, self._with_head = positions, head
-        layout = PackedLayout.of(lengths, self.spec, tokens.device)
-        return self(tokens.unsqueeze(0), None, None, packed_seq_params=layout)
+        packed = PackedLayout.of(lengths, self.spec, tokens.device)
+        share = len(tokens) // (self.layout.context * self.layout.tensor)
+        first = (self.place.context * self.layout.tensor + self.place.tensor) * share
+        for layer in self.decoder.layers:
+            if not hasattr(layer.mlp, "router"):
+                continue
+            layer.mlp.padding = min(share, max(0, first + share - (len(tokens) - padding)))
+            replay = layer.mlp.router.router_replay
+            replay.clear_indices()
+            replay.clear_router_replay_action()
+            if experts is not None:
+                number = layer.layer_number - 1 - self.spec.first_k_dense_replace
+                replay.set_target_indices(experts[first : first + share, number])
+                replay.set_router_replay_action(RouterReplayAction.REPLAY_FORWARD)
+        return self(self._stretch(tokens).unsqueeze(0), None, None, packed_seq_params=packed)
+
+    def own_positions(self, positions: Tensor, tokens: int) -> tuple[Tensor, Tensor | None]:
+        """(stream positions this context parallel rank computes, counted from its own first token; which of `positions`
+        they are, None for all)."""
+        if self.layout.context == 1:
+            return positions, None
+        stretch = tokens // self.layout.context
+        first = self.place.context * stretch
+        kept = torch.nonzero((positions >= first) & (positions < first + stretch)).squeeze(1)
+        return positions[kept] - first, kept
+
+    def _stretch(self, tokens: Tensor) -> Tensor:
+        return tokens.chunk(self.layout.context)[self.place.context]
 
     def _postprocess(self, hidden_states, *args, **kwargs):
+        if not self.post_process:
+            return hidden_states
+        if self.config.sequence_parallel:
+            # All positions on every tensor parallel rank; what follows is equal on all of them or sums its gradient.
+            hidden_states = gather_from_sequence_parallel_region(hidden_states, tensor_parallel_output_grad=False)
         hidden = hidden_states.squeeze(1)
         if self._positions is not None:
             hidden = hidden.index_select(0, self._positions)
         return self.output_layer(hidden)[0] if self._with_head else hidden
 
 
-def transformer_config(spec: LingSpec, dtype: torch.dtype = torch.float32, cpu: bool = True) -> TransformerConfig:
+def transformer_config(
+    spec: LingSpec, dtype: torch.dtype = torch.float32, cpu: bool = True, layout: Layout = UNDIVIDED
+) -> TransformerConfig:
     """Megatron's configuration of a spec: dropless routing, no auxiliary loss (the expert bias balances the load)."""
     dense = spec.first_k_dense_replace
-    return TransformerConfig(
+    config = TransformerConfig(
+        tensor_model_parallel_size=layout.tensor,
+        sequence_parallel=layout.tensor > 1,
+        context_parallel_size=layout.context,
+        pipeline_model_parallel_size=layout.pipeline,
+        pipeline_dtype=dtype,
+        expert_model_parallel_size=layout.expert,
+        expert_tensor_parallel_size=1,
+        # Losses hold their denominators: the pipeline schedule must not divide them by the micro-batches.
+        calculate_per_token_loss=True,
         num_layers=spec.num_hidden_layers,
         hidden_size=spec.hidden_size,
         num_attention_heads=spec.num_attention_heads,
@@ -86,6 +157,7 @@ def transformer_config(spec: LingSpec, dtype: torch.dtype = torch.float32, cpu: 
         moe_router_dtype="fp32",
         moe_router_load_balancing_type="none",
         moe_router_bias_update_rate=0.0,
+        moe_enable_routing_replay=True,  # costs nothing until experts are given
         moe_shared_expert_intermediate_size=spec.moe_intermediate_size * spec.num_shared_experts or None,
         moe_token_dispatcher_type="allgather" if cpu else "alltoall",
         moe_grouped_gemm=False,
@@ -110,6 +182,10 @@ def transformer_config(spec: LingSpec, dtype: torch.dtype = torch.float32, cpu: 
         gradient_accumulation_fusion=False,
         persist_layer_norm=False,
     )
+    # Micro-batches have as many tokens as their documents. Set afterwards, because megatron refuses it together with
+    # the allgather dispatcher, which needs equal lengths among ranks that share experts: the learner pads those.
+    config.variable_seq_lengths = layout.pipeline > 1
+    return config
 
 
 def _layer_spec(spec: LingSpec, layer: int) -> ModuleSpec:
@@ -129,64 +205,143 @@ def _layer_spec(spec: LingSpec, layer: int) -> ModuleSpec:
     return layer_spec
 
 
-def ensure_parallel_state() -> None:
-    """Process groups of one process when nobody connected this one to others. No socket is opened."""
+def ensure_parallel_state(layout: Layout = UNDIVIDED) -> None:
+    """Process groups of `layout`. A process that nobody connected to others is one of its own; no socket is opened.
+
+    Raises:
+        BadInput: more or fewer processes are connected than the layout has ranks.
+    """
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    if not parallel_state.model_parallel_is_initialized():
-        parallel_state.initialize_model_parallel()
+    if (connected := torch.distributed.get_world_size()) != layout.world:
+        raise BadInput(f"{connected} learners are connected, the layout has {layout.world}", where="execution.learners")
+    if parallel_state.model_parallel_is_initialized():
+        if _initialised == layout:
+            return
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        context_parallel_size=layout.context,
+        expert_model_parallel_size=layout.expert,
+        expert_tensor_parallel_size=1,
+    )
+    _remember(layout)
+
+
+_initialised: Layout | None = None
+
+
+def _remember(layout: Layout) -> None:
+    global _initialised
+    _initialised = layout
+    place = layout.place(torch.distributed.get_rank())
+    found = Place(
+        parallel_state.get_tensor_model_parallel_rank(),
+        parallel_state.get_context_parallel_rank(),
+        parallel_state.get_data_parallel_rank(),
+        parallel_state.get_pipeline_model_parallel_rank(),
+        parallel_state.get_expert_model_parallel_rank(),
+    )
+    if place != found:
+        raise InfrastructureError(f"megatron-core numbers ranks otherwise: {found}, expected {place}")
 
 
 def build_model(
-    spec: LingSpec, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int | None = None
+    spec: LingSpec,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int | None = None,
+    layout: Layout = UNDIVIDED,
 ) -> LingModel:
-    """A GPTModel of `spec` on `device`.
+    """A GPTModel of `spec` on `device`, or this rank's part of it.
 
     Args:
+        layout: how it is divided over the connected processes.
         seed: draws the weights; None leaves them to a checkpoint (they are undefined until loaded).
     """
     with warnings.catch_warnings():
         # Megatron's own deprecations, once per layer; nothing a user of ringflow could act on.
         warnings.simplefilter("ignore")
-        model = _build(spec, device, dtype)
+        model = _build(spec, device, dtype, layout)
     if seed is not None:
         initialise(model, spec, seed)
     return model
 
 
-def _build(spec: LingSpec, device: str, dtype: torch.dtype) -> LingModel:
-    ensure_parallel_state()
-    config = transformer_config(spec, dtype, cpu=device == "cpu")
-    layers = [_layer_spec(spec, layer) for layer in range(spec.num_hidden_layers)]
+def _build(spec: LingSpec, device: str, dtype: torch.dtype, layout: Layout) -> LingModel:
+    ensure_parallel_state(layout)
+    config = transformer_config(spec, dtype, device == "cpu", layout)
+    place = layout.place(torch.distributed.get_rank())
+    here = spec.num_hidden_layers // layout.pipeline
+    layers = [_layer_spec(spec, layer) for layer in range(place.pipeline * here, (place.pipeline + 1) * here)]
     model = LingModel(
         config=config,
         transformer_layer_spec=TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm),
         vocab_size=spec.vocab_size,
         max_sequence_length=spec.max_position_embeddings,
-        parallel_output=False,
+        pre_process=place.pipeline == 0,
+        post_process=place.pipeline == layout.pipeline - 1,
+        parallel_output=True,
         share_embeddings_and_output_weights=False,
         position_embedding_type="none",  # PackedAttention rotates: it knows where a document starts
     )
-    model.spec = spec
-    if dtype != torch.float32:
+    model.spec, model.layout, model.place = spec, layout, place
+    if model.post_process and layout.tensor > 1:
+        # The hidden states were gathered before positions were chosen: the head gets the same rows on every rank.
+        model.output_layer.sequence_parallel, model.output_layer.allreduce_dgrad = False, True
+    if model.post_process and dtype != torch.float32:
         # FP32 LM head in trainer and engine: worth about two reward points in the Ring 2.6 report.
         model.output_layer.float()
         model.output_layer.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
     return model.to(device)
 
 
-@torch.no_grad()
 def initialise(model: LingModel, spec: LingSpec, seed: int) -> None:
-    """Matrices N(0, initializer_range), norms 1, expert bias 0; the same on every rank and device."""
+    """Matrices N(0, initializer_range), norms 1, expert bias 0; the same model on every rank, layout and device."""
+    load_hf_state(model, spec, _drawn(spec, seed))
+
+
+def _drawn(spec: LingSpec, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """HF tensors drawn from one generator, one megatron matrix after another."""
     generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
+    shapes = tensor_shapes(spec)
+
+    def matrix(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32).normal_(0.0, spec.initializer_range, generator=generator)
+
+    def gated(prefixes: Sequence[str], width: int) -> Iterator[tuple[str, Tensor]]:
+        fc1 = matrix(len(prefixes), 2 * width, spec.hidden_size)
+        fc2 = matrix(len(prefixes), spec.hidden_size, width)
+        for prefix, both, down in zip(prefixes, fc1, fc2, strict=True):
+            yield f"{prefix}.gate_proj.weight", both[:width]
+            yield f"{prefix}.up_proj.weight", both[width:]
+            yield f"{prefix}.down_proj.weight", down
+
+    def named(name: str) -> tuple[str, Tensor]:
+        return name, matrix(*shapes[name])
+
+    yield named("model.word_embeddings.weight")
+    for layer in range(spec.num_hidden_layers):
+        prefix = f"model.layers.{layer}"
+        yield named(f"{prefix}.attention.dense.weight")
+        qkv = f"{prefix}.attention.query_key_value.weight"
+        yield qkv, fuse_qkv(matrix(*shapes[qkv]), spec)
+        if spec.is_dense(layer):
+            yield from gated([f"{prefix}.mlp"], spec.intermediate_size)
+            continue
+        yield named(f"{prefix}.mlp.gate.weight")
+        experts = [f"{prefix}.mlp.experts.{expert}" for expert in range(spec.num_experts)]
+        yield from gated(experts, spec.moe_intermediate_size)
+        if spec.num_shared_experts:
+            width = spec.moe_intermediate_size * spec.num_shared_experts
+            yield from gated([f"{prefix}.mlp.shared_experts"], width)
+    yield named("lm_head.weight")
+    for name, shape in shapes.items():
         if "norm" in name.rsplit(".", 2)[-2]:
-            parameter.fill_(1.0)
-        else:
-            drawn = torch.empty(parameter.shape, dtype=torch.float32)
-            parameter.copy_(drawn.normal_(0.0, spec.initializer_range, generator=generator))
-    for bias in expert_biases(model):
-        bias.zero_()
+            yield name, torch.ones(shape)
+        elif name.endswith("expert_bias"):
+            yield name, torch.zeros(shape)
 
 
 def routers(model: LingModel) -> list[torch.nn.Module]:

@@ -3,13 +3,20 @@
 1. `torch.cuda.current_device` yields the CPU device (megatron allocates router buffers and moves weights with it).
 2. `moe_utils.te_general_gemm` is undefined without Transformer Engine: None selects the plain matrix product.
 3. `jit_fuser` (torch.compile) is off: it compiles the router's token counter, a one-line addition, for 15 seconds.
-(Core attention, the third thing that does not run on CPU, is replaced by the layer spec: see layers.py.)
+4. The pipeline schedules make a token counter with `torch.zeros([], device="cuda")`: they get a `torch` whose `zeros`
+   puts it on the CPU.
+5. Point-to-point calls between pipeline stages end with `torch.cuda.synchronize()`, also where their own switch for it
+   (`batch_p2p_sync`) is off: it does nothing.
+(Core attention, which does not run on CPU either, is replaced by the layer spec: see layers.py. Sequence parallelism
+forks the CUDA random state around dropout: megatron's own tracker for inference, which forks nothing, is chosen, since
+there is no dropout.)
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
+from typing import Any
 
 import torch
 
@@ -22,6 +29,7 @@ def install() -> None:
     if _installed or torch.cuda.is_available():
         return
     torch.cuda.current_device = lambda: torch.device("cpu")
+    torch.cuda.synchronize = lambda device=None: None
     # Missing optional accelerators (apex, Transformer Engine) are announced by a dozen import-time warnings.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -29,6 +37,8 @@ def install() -> None:
         import megatron.core.jit
 
         megatron.core.jit.disable_jit_fuser()
+        from megatron.core.pipeline_parallel import schedules
+        from megatron.core.tensor_parallel.random import initialize_rng_tracker
         from megatron.core.transformer.moe import moe_utils, router
 
     if not hasattr(moe_utils, "te_general_gemm"):
@@ -36,4 +46,17 @@ def install() -> None:
     compiled = router.TopKRouter._apply_expert_bias
     # The decorator ran before disable_jit_fuser when something imported the router first.
     router.TopKRouter._apply_expert_bias = getattr(compiled, "_torchdynamo_orig_callable", compiled)
+    schedules.torch = _TorchWithoutCuda()
+    initialize_rng_tracker(inference_rng_tracker=True)
     _installed = True
+
+
+class _TorchWithoutCuda:
+    """The torch module, but `zeros(device="cuda")` makes CPU tensors."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def zeros(*size: Any, device: Any = None, **options: Any) -> torch.Tensor:
+        return torch.zeros(*size, device="cpu" if device == "cuda" else device, **options)

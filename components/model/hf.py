@@ -1,14 +1,16 @@
-"""Hugging Face BailingMoeV2 weights to and from the megatron-core model, bit for bit.
+"""Hugging Face BailingMoeV2 weights to and from the megatron-core model, bit for bit, and their directories.
 
-Three differences: HF fuses attention as [all Q | all K | all V] where megatron interleaves per key-value group
-(Ling-V2 tools/convert_dcp_to_safetensors.py `transform_qkv_weight`); HF keeps gate and up projections apart; HF keeps
-one tensor per expert where GroupedExperts stacks them. Names are those of FACTS and of inclusionAI's checkpoints.
+Which part of which tensor a rank holds is known by components.model.shards. A divided model is written without any rank
+holding all of it: every rank writes a shard file of its own, gathering one tensor at a time where tensor parallelism
+cut it. Names are those of FACTS and of inclusionAI's checkpoints.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from components.model.hf_config import (
     config_json,
     spec_from_config,
 )
+from components.model.shards import Piece, assemble, joined, pieces, tensor_shapes
 from components.model.spec import LingSpec
 
 if TYPE_CHECKING:
@@ -31,129 +34,28 @@ SHARD_BYTES = 5 * 1024**3
 INDEX = "model.safetensors.index.json"
 
 
-def fuse_qkv(weight: Tensor, spec: LingSpec) -> Tensor:
-    """Megatron's interleaved rows (q..q k v per group) -> HF's [Q | K | V]. weight: [rows, hidden]."""
-    groups, dim = spec.num_key_value_heads, spec.head_dim
-    per_group = spec.num_attention_heads // groups
-    split = weight.reshape(groups, per_group + 2, dim, -1)
-    parts = (split[:, :per_group], split[:, per_group : per_group + 1], split[:, per_group + 1 :])
-    return torch.cat([part.reshape(-1, weight.shape[-1]) for part in parts])
-
-
-def interleave_qkv(weight: Tensor, spec: LingSpec) -> Tensor:
-    """HF's [Q | K | V] -> megatron's interleaved rows; the inverse of `fuse_qkv`."""
-    groups, dim = spec.num_key_value_heads, spec.head_dim
-    per_group = spec.num_attention_heads // groups
-    queries, keys, values = weight.split([spec.num_attention_heads * dim, groups * dim, groups * dim])
-    hidden = weight.shape[-1]
-    stacked = torch.cat(
-        [
-            queries.reshape(groups, per_group, dim, hidden),
-            keys.reshape(groups, 1, dim, hidden),
-            values.reshape(groups, 1, dim, hidden),
-        ],
-        dim=1,
-    )
-    return stacked.reshape(-1, hidden)
-
-
-def tensor_shapes(spec: LingSpec) -> dict[str, tuple[int, ...]]:
-    """Every HF tensor of a spec with its shape, in the order of the layers."""
-    hidden, heads, keys, dim = spec.hidden_size, spec.num_attention_heads, spec.num_key_value_heads, spec.head_dim
-
-    def ffn(prefix: str, width: int) -> dict[str, tuple[int, ...]]:
-        return {
-            f"{prefix}.gate_proj.weight": (width, hidden),
-            f"{prefix}.up_proj.weight": (width, hidden),
-            f"{prefix}.down_proj.weight": (hidden, width),
-        }
-
-    shapes: dict[str, tuple[int, ...]] = {"model.word_embeddings.weight": (spec.vocab_size, hidden)}
-    for layer in range(spec.num_hidden_layers):
-        prefix = f"model.layers.{layer}"
-        shapes |= {
-            f"{prefix}.input_layernorm.weight": (hidden,),
-            f"{prefix}.attention.query_key_value.weight": ((heads + 2 * keys) * dim, hidden),
-            f"{prefix}.attention.query_layernorm.weight": (dim,),
-            f"{prefix}.attention.key_layernorm.weight": (dim,),
-            f"{prefix}.attention.dense.weight": (hidden, heads * dim),
-            f"{prefix}.post_attention_layernorm.weight": (hidden,),
-        }
-        if spec.is_dense(layer):
-            shapes |= ffn(f"{prefix}.mlp", spec.intermediate_size)
-            continue
-        shapes |= {
-            f"{prefix}.mlp.gate.weight": (spec.num_experts, hidden),
-            f"{prefix}.mlp.gate.expert_bias": (spec.num_experts,),
-        }
-        for expert in range(spec.num_experts):
-            shapes |= ffn(f"{prefix}.mlp.experts.{expert}", spec.moe_intermediate_size)
-        if spec.num_shared_experts:
-            shapes |= ffn(f"{prefix}.mlp.shared_experts", spec.moe_intermediate_size * spec.num_shared_experts)
-    return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (spec.vocab_size, hidden)}
-
-
-def _bindings(model: LingModel, spec: LingSpec) -> Iterator[tuple[str, Callable[[], Tensor], Callable[[Tensor], Any]]]:
-    """(HF name, read, write) of every tensor: the one place that knows where each weight lives in the model."""
-
-    def plain(name: str, target: Tensor):
-        return name, lambda: target.detach(), lambda value: target.data.copy_(value)
-
-    def ffn(prefix: str, fc1: Tensor, fc2: Tensor):
-        width = fc1.shape[0] // 2
-        yield plain(f"{prefix}.gate_proj.weight", fc1.detach()[:width])
-        yield plain(f"{prefix}.up_proj.weight", fc1.detach()[width:])
-        yield plain(f"{prefix}.down_proj.weight", fc2)
-
-    yield plain("model.word_embeddings.weight", model.embedding.word_embeddings.weight)
-    for index, layer in enumerate(model.decoder.layers):
-        prefix, attention, mlp = f"model.layers.{index}", layer.self_attention, layer.mlp
-        qkv = attention.linear_qkv.weight
-        yield plain(f"{prefix}.input_layernorm.weight", layer.input_layernorm.weight)
-        yield (
-            f"{prefix}.attention.query_key_value.weight",
-            lambda qkv=qkv: fuse_qkv(qkv.detach(), spec),
-            lambda value, qkv=qkv: qkv.data.copy_(interleave_qkv(value, spec)),
-        )
-        yield plain(f"{prefix}.attention.query_layernorm.weight", attention.q_layernorm.weight)
-        yield plain(f"{prefix}.attention.key_layernorm.weight", attention.k_layernorm.weight)
-        yield plain(f"{prefix}.attention.dense.weight", attention.linear_proj.weight)
-        yield plain(f"{prefix}.post_attention_layernorm.weight", layer.pre_mlp_layernorm.weight)
-        if spec.is_dense(index):
-            yield from ffn(f"{prefix}.mlp", mlp.linear_fc1.weight, mlp.linear_fc2.weight)
-            continue
-        yield plain(f"{prefix}.mlp.gate.weight", mlp.router.weight)
-        yield plain(f"{prefix}.mlp.gate.expert_bias", mlp.router.expert_bias)
-        for expert in range(spec.num_experts):
-            yield from ffn(
-                f"{prefix}.mlp.experts.{expert}", mlp.experts.fc1.detach()[expert], mlp.experts.fc2.detach()[expert]
-            )
-        if spec.num_shared_experts:
-            shared = mlp.shared_experts
-            yield from ffn(f"{prefix}.mlp.shared_experts", shared.linear_fc1.weight, shared.linear_fc2.weight)
-    yield plain("model.norm.weight", model.decoder.final_layernorm.weight)
-    yield plain("lm_head.weight", model.output_layer.weight)
-
-
 def hf_state(model: LingModel, spec: LingSpec) -> Iterator[tuple[str, Tensor]]:
-    """Every weight under its HF name, in the model's dtype. Tensors may be views: copy what must outlive a step."""
-    for name, read, _ in _bindings(model, spec):
-        yield name, read()
+    """Every weight of an undivided model under its HF name, in the model's dtype. Tensors may be views: copy what must
+    outlive a step."""
+    return joined(pieces(model, spec))
 
 
 @torch.no_grad()
 def load_hf_state(
     model: LingModel, spec: LingSpec, tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], where: str = ""
 ) -> None:
-    """Copies HF tensors into the model.
+    """Copies HF tensors into the model: of each tensor the part that belongs to this rank.
 
     Raises:
         BadInput: a tensor is missing, unknown or of another shape; the model may be partly written then.
     """
     shapes = tensor_shapes(spec)
-    writers = {name: write for name, _, write in _bindings(model, spec)}
+    held: dict[str, list[Piece]] = {}
+    for piece in pieces(model, spec):
+        held.setdefault(piece.name, []).append(piece)
+    missing = dict.fromkeys(shapes)
     for name, value in tensors.items() if isinstance(tensors, Mapping) else tensors:
-        if name not in writers:
+        if name not in missing:
             raise BadInput(
                 f"tensor {name} is not part of {spec.name} (given twice, or another architecture)",
                 where=where,
@@ -163,10 +65,12 @@ def load_hf_state(
             raise BadInput(
                 f"tensor {name} has shape {tuple(value.shape)}, {spec.name} needs {shapes[name]}", where=where
             )
-        writers.pop(name)(value)
-    if writers:
+        del missing[name]
+        for piece in held.get(name, ()):
+            piece.write(value)
+    if missing:
         raise BadInput(
-            f"{len(writers)} tensors are missing, the first is {next(iter(writers))}",
+            f"{len(missing)} tensors are missing, the first is {next(iter(missing))}",
             where=where,
             remedy="The checkpoint is incomplete: download it again",
         )
@@ -185,26 +89,115 @@ def write_hf_directory(
     The router weight and expert bias stay float32 whatever `dtype` is, as inclusionAI's releases keep them.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    target = getattr(torch, dtype)
+    shards = _write_shards(directory, tensors, dtype, shard_bytes, rank=0)
+    _name_shards(directory, shards, mine=shards)
+    _describe(directory, spec, shards, tokenizer, dtype)
+
+
+@torch.no_grad()
+def write_divided(
+    directory: Path, model: LingModel, spec: LingSpec, tokenizer: Any, dtype: str, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """`write_hf_directory` by all ranks of a divided model at once, into a directory they share; a collective.
+
+    A rank holds at most one shard file and one whole tensor more than its own weights.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    mine = _write_shards(directory, _gathered(model, spec), dtype, shard_bytes, rank)
+    everyone: list[list[Shard]] = [[] for _ in range(world)]
+    torch.distributed.all_gather_object(everyone, mine)
+    shards = [shard for each in everyone for shard in each]
+    _name_shards(directory, shards, mine)
+    torch.distributed.barrier()  # the index must not name a file that is not there yet
+    if rank == 0:
+        _describe(directory, spec, shards, tokenizer, dtype)
+    torch.distributed.barrier()
+
+
+def _gathered(model: LingModel, spec: LingSpec) -> Iterator[tuple[str, Tensor]]:
+    """Whole tensors, each on one rank: tensor parallel blocks are gathered in turns, the rest lies somewhere whole."""
+    from megatron.core import parallel_state
+
+    group, count = parallel_state.get_tensor_model_parallel_group(), model.layout.tensor
+    members = torch.distributed.get_process_group_ranks(group)
+    cut = 0
+    for name, found in groupby(pieces(model, spec), key=lambda piece: piece.name):
+        blocks = [piece for piece in found if piece.holder == 0]
+        if not blocks:
+            continue
+        if all(piece.sizes == piece.shape for piece in blocks) or count == 1:
+            yield next(joined(iter(blocks)))
+            continue
+        writer, cut = cut % count, cut + 1
+        parts: list[tuple[tuple[int, ...], Tensor]] = []
+        for piece in blocks:
+            block = piece.read().contiguous()
+            here = model.place.tensor == writer
+            received = [torch.empty_like(block) for _ in range(count)] if here else None
+            torch.distributed.gather(block, received, dst=members[writer], group=group)
+            dim = next(i for i, (size, full) in enumerate(zip(piece.sizes, piece.shape, strict=True)) if size != full)
+            for other, part in enumerate(received or ()):
+                starts = list(piece.starts)
+                starts[dim] += (other - model.place.tensor) * piece.sizes[dim]
+                parts.append((tuple(starts), part))
+        if parts:
+            yield name, assemble(blocks[0].shape, parts)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One safetensors file: its passing name, tensors and bytes."""
+
+    file: str
+    tensors: tuple[str, ...]
+    bytes: int
+
+
+def _write_shards(
+    directory: Path, tensors: Iterable[tuple[str, Tensor]], dtype: str, shard_bytes: int, rank: int
+) -> list[Shard]:
+    """Writes shards under passing names, since their final ones hold the number of shards of all ranks."""
+    from safetensors.torch import save_file
+
+    written: list[Shard] = []
     shard: dict[str, Tensor] = {}
-    placed: list[list[str]] = []
-    used = total = 0
+    used = 0
+
+    def flush() -> None:
+        name = f".shard-{rank}-{len(written)}.partial"
+        save_file(shard, str(directory / name), metadata={"format": "pt"})
+        written.append(Shard(name, tuple(shard), used))
+
     for name, tensor in tensors:
-        keep = torch.float32 if ".mlp.gate." in name else target
+        keep = torch.float32 if ".mlp.gate." in name else getattr(torch, dtype)
         stored = tensor.detach().to("cpu", keep, copy=True).contiguous()
         size = stored.numel() * stored.element_size()
         if shard and used + size > shard_bytes:
-            placed.append(_save_shard(directory, len(placed), shard))
+            flush()
             shard, used = {}, 0
         shard[name] = stored
-        used, total = used + size, total + size
-    placed.append(_save_shard(directory, len(placed), shard))
-    weight_map = {}
-    for index, members in enumerate(placed):
-        many = f"model-{index + 1:05d}-of-{len(placed):05d}.safetensors"
-        final = "model.safetensors" if len(placed) == 1 else many
-        _partial(directory, index).rename(directory / final)
-        weight_map |= dict.fromkeys(members, final)
+        used += size
+    if shard:
+        flush()
+    return written
+
+
+def _final_name(index: int, count: int) -> str:
+    return "model.safetensors" if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _name_shards(directory: Path, shards: list[Shard], mine: list[Shard]) -> None:
+    own = {shard.file for shard in mine}
+    for index, shard in enumerate(shards):
+        if shard.file in own:
+            (directory / shard.file).rename(directory / _final_name(index, len(shards)))
+
+
+def _describe(directory: Path, spec: LingSpec, shards: list[Shard], tokenizer: Any, dtype: str) -> None:
+    """Everything beside the weights."""
+    weight_map = {name: _final_name(index, len(shards)) for index, shard in enumerate(shards) for name in shard.tensors}
+    total = sum(shard.bytes for shard in shards)
     _write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     _write_json(directory / "config.json", config_json(spec, tokenizer, dtype))
     _write_json(
@@ -220,18 +213,6 @@ def write_hf_directory(
     )
     (directory / CONFIGURATION_FILE).write_text(CONFIGURATION_SOURCE)
     tokenizer.save_pretrained(str(directory))
-
-
-def _partial(directory: Path, index: int) -> Path:
-    return directory / f".shard-{index}.partial"
-
-
-def _save_shard(directory: Path, index: int, shard: dict[str, Tensor]) -> list[str]:
-    """Writes one shard under a passing name, since its final one holds the number of shards; returns its tensors."""
-    from safetensors.torch import save_file
-
-    save_file(shard, str(_partial(directory, index)), metadata={"format": "pt"})
-    return list(shard)
 
 
 def read_hf_directory(directory: Path) -> tuple[LingSpec, Iterator[tuple[str, Tensor]]]:

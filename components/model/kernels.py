@@ -112,12 +112,8 @@ class ExpertsFunction(Function):
         back = rank.t()[chosen]
         weight = probs.t()[by_expert].to(hidden.dtype).unsqueeze(1)
         grouped = hidden.index_select(0, source)
-        wide = torch._grouped_mm(grouped, fc1.transpose(1, 2), offs=ends)
-        gate, up = wide.chunk(2, dim=1)
-        sigmoid = torch.sigmoid(gate)
-        inner = (sigmoid * gate).mul_(up).mul_(weight)
-        out = torch._grouped_mm(inner, fc2.transpose(1, 2), offs=ends)
-        ctx.save_for_backward(grouped, wide, sigmoid, inner, weight, by_expert, source, back, ends, fc1, fc2)
+        out, *saved = _ffn(grouped, weight, fc1, fc2, ends)
+        ctx.save_for_backward(grouped, *saved, weight, by_expert, source, back, ends, fc1, fc2)
         ctx.topk = topk
         return out.index_select(0, back).view(-1, topk, hidden.shape[1]).sum(1)
 
@@ -125,24 +121,72 @@ class ExpertsFunction(Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         grouped, wide, sigmoid, inner, weight, by_expert, source, back, ends, fc1, fc2 = ctx.saved_tensors
-        gate, up = wide.chunk(2, dim=1)
         upstream = grad.index_select(0, source)
-        fc2_grad = torch._grouped_mm(upstream.t(), inner, offs=ends)
-        inner_grad = torch._grouped_mm(upstream, fc2, offs=ends)
-        # inner = weight * silu(gate) * up
-        # A weight can underflow to 0, and inner with it: 0 / tiny is 0.
-        weight_grad = torch.linalg.vecdot(inner_grad, inner).div_(weight.squeeze(1).clamp(min=TINY))
-        inner_grad.mul_(weight)
-        wide_grad = torch.empty_like(wide)
-        gate_grad, up_grad = wide_grad.chunk(2, dim=1)
-        torch.mul(inner_grad, sigmoid, out=up_grad)
-        # silu'(gate) = sigmoid * (1 + gate * (1 - sigmoid)) = sigmoid + silu * (1 - sigmoid)
-        torch.addcmul(up_grad, up_grad, torch.rsub(sigmoid, 1).mul_(gate), out=gate_grad)
-        gate_grad.mul_(up)
-        up_grad.mul_(gate)
-        fc1_grad = torch._grouped_mm(wide_grad.t(), grouped, offs=ends)
-        grouped_grad = torch._grouped_mm(wide_grad, fc1, offs=ends)
+        grouped_grad, weight_grad, fc1_grad, fc2_grad = _ffn_backward(
+            upstream, grouped, wide, sigmoid, inner, weight, fc1, fc2, ends
+        )
         hidden_grad = grouped_grad.index_select(0, back).view(-1, ctx.topk, grad.shape[1]).sum(1)
         probs_grad = torch.zeros(by_expert.shape, dtype=torch.float32, device=grad.device)
         probs_grad[by_expert] = weight_grad.float()
         return hidden_grad, probs_grad.t(), None, fc1_grad, fc2_grad, None
+
+
+class GroupedFfnFunction(Function):
+    """p * fc2_e (silu(gate_e x) * up_e x) of rows that are grouped by expert already, as a token dispatcher does it."""
+
+    @staticmethod
+    def forward(ctx, grouped: Tensor, probs: Tensor, fc1: Tensor, fc2: Tensor, ends: Tensor) -> Tensor:
+        """grouped [rows, hidden]; probs [rows]; ends [experts] int32, row after the last one of each expert."""
+        weight = probs.to(grouped.dtype).unsqueeze(1)
+        out, *saved = _ffn(grouped, weight, fc1, fc2, ends)
+        ctx.save_for_backward(grouped, *saved, weight, fc1, fc2, ends)
+        ctx.dtype = probs.dtype
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        grouped, wide, sigmoid, inner, weight, fc1, fc2, ends = ctx.saved_tensors
+        grouped_grad, weight_grad, fc1_grad, fc2_grad = _ffn_backward(
+            grad.contiguous(), grouped, wide, sigmoid, inner, weight, fc1, fc2, ends
+        )
+        return grouped_grad, weight_grad.to(ctx.dtype), fc1_grad, fc2_grad, None
+
+
+def _ffn(grouped: Tensor, weight: Tensor, fc1: Tensor, fc2: Tensor, ends: Tensor) -> tuple[Tensor, ...]:
+    """(rows out, what the backward pass needs: wide, sigmoid, inner). weight: [rows, 1]."""
+    wide = torch._grouped_mm(grouped, fc1.transpose(1, 2), offs=ends)
+    gate, up = wide.chunk(2, dim=1)
+    sigmoid = torch.sigmoid(gate)
+    inner = (sigmoid * gate).mul_(up).mul_(weight)
+    return torch._grouped_mm(inner, fc2.transpose(1, 2), offs=ends), wide, sigmoid, inner
+
+
+def _ffn_backward(
+    upstream: Tensor,
+    grouped: Tensor,
+    wide: Tensor,
+    sigmoid: Tensor,
+    inner: Tensor,
+    weight: Tensor,
+    fc1: Tensor,
+    fc2: Tensor,
+    ends: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of (grouped, weight [rows], fc1, fc2)."""
+    gate, up = wide.chunk(2, dim=1)
+    fc2_grad = torch._grouped_mm(upstream.t(), inner, offs=ends)
+    inner_grad = torch._grouped_mm(upstream, fc2, offs=ends)
+    # inner = weight * silu(gate) * up
+    # A weight can underflow to 0, and inner with it: 0 / tiny is 0.
+    weight_grad = torch.linalg.vecdot(inner_grad, inner).div_(weight.squeeze(1).clamp(min=TINY))
+    inner_grad.mul_(weight)
+    wide_grad = torch.empty_like(wide)
+    gate_grad, up_grad = wide_grad.chunk(2, dim=1)
+    torch.mul(inner_grad, sigmoid, out=up_grad)
+    # silu'(gate) = sigmoid * (1 + gate * (1 - sigmoid)) = sigmoid + silu * (1 - sigmoid)
+    torch.addcmul(up_grad, up_grad, torch.rsub(sigmoid, 1).mul_(gate), out=gate_grad)
+    gate_grad.mul_(up)
+    up_grad.mul_(gate)
+    fc1_grad = torch._grouped_mm(wide_grad.t(), grouped, offs=ends)
+    return torch._grouped_mm(wide_grad, fc1, offs=ends), weight_grad, fc1_grad, fc2_grad

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.tensor_parallel import all_to_all
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from torch import Tensor, nn
@@ -103,12 +104,24 @@ class PackedAttention(MegatronModule):
     """Rotary embedding and causal attention inside each document, with grouped queries, no mask, no wasted pairs.
 
     Documents are gathered into padded batches of similar length: padding stands after a document, so causality alone
-    hides it. Stands in for megatron's DotProductAttention, which needs the CUDA random state tracker.
+    hides it. Stands in for megatron's DotProductAttention, which needs the CUDA random state tracker and asserts that
+    context_parallel_size is 1 (only Transformer Engine's attention has it). Here context parallel ranks exchange tokens
+    for heads before and after (DeepSpeed-Ulysses, arXiv 2309.14509): each computes whole documents with some heads.
     """
 
-    def __init__(self, config, layer_number: int, attn_mask_type, attention_type: str, softmax_scale=None, **_) -> None:
+    def __init__(
+        self,
+        config,
+        layer_number: int,
+        attn_mask_type,
+        attention_type: str,
+        softmax_scale=None,
+        pg_collection=None,
+        **_,
+    ) -> None:
         super().__init__(config=config)
         self.scale = softmax_scale
+        self.context = pg_collection.cp if config.context_parallel_size > 1 else None
 
     def forward(
         self,
@@ -120,44 +133,90 @@ class PackedAttention(MegatronModule):
         attention_bias=None,
         packed_seq_params: PackedLayout | None = None,
     ) -> Tensor:
-        """query [tokens, heads, dim], key and value [tokens, KV heads, dim] -> [tokens, heads * dim]."""
+        """query [tokens here, heads, dim], key and value [tokens here, KV heads, dim] -> [tokens here, heads * dim]."""
+        if self.context is None:
+            return self._attend(query, key, value, packed_seq_params)
+        ranks = self.context.size()
+        # Fewer key-value heads than ranks: each is given to the ranks that hold its queries.
+        copies = max(1, ranks // key.shape[1])
+        key, value = (t.repeat_interleave(copies, dim=1) for t in (key, value))
+        whole = [_heads_for_tokens(t, self.context) for t in (query, key, value)]
+        out = self._attend(*whole, packed_seq_params)
+        return _tokens_for_heads(out.view(len(out), -1, query.shape[-1]), self.context).flatten(1)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:
         _, heads, dim = query.shape
         gqa = key.shape[1] != heads
-        cos, sin = packed_seq_params.cos, packed_seq_params.sin
-        query, key = kernels.RotaryFunction.apply(query, cos, sin), kernels.RotaryFunction.apply(key, cos, sin)
-        padded = [
-            kernels.PadFunction.apply(tensor, packed_seq_params.gather, packed_seq_params.places)
-            for tensor in (query, key, value)
-        ]
-        sizes = [documents * width for documents, width in packed_seq_params.buckets]
+        query = kernels.RotaryFunction.apply(query, layout.cos, layout.sin)
+        key = kernels.RotaryFunction.apply(key, layout.cos, layout.sin)
+        padded = [kernels.PadFunction.apply(tensor, layout.gather, layout.places) for tensor in (query, key, value)]
+        sizes = [documents * width for documents, width in layout.buckets]
         outputs = []
-        for (documents, width), *parts in zip(
-            packed_seq_params.buckets, *(tensor.split(sizes) for tensor in padded), strict=True
-        ):
+        for (documents, width), *parts in zip(layout.buckets, *(tensor.split(sizes) for tensor in padded), strict=True):
             views = (part.view(documents, width, -1, dim).transpose(1, 2) for part in parts)
             out = F.scaled_dot_product_attention(*views, is_causal=True, scale=self.scale, enable_gqa=gqa)
             outputs.append(out.transpose(1, 2).reshape(documents * width, heads * dim))
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return kernels.UnpadFunction.apply(joined, packed_seq_params.places)
+        return kernels.UnpadFunction.apply(joined, layout.places)
+
+
+def _heads_for_tokens(x: Tensor, group) -> Tensor:
+    """[tokens / ranks, heads, dim] -> [tokens, heads / ranks, dim]."""
+    tokens, heads, dim = x.shape
+    ranks = group.size()
+    sent = x.reshape(tokens, ranks, heads // ranks, dim).transpose(0, 1).reshape(ranks * tokens, -1)
+    return all_to_all(group, sent).view(ranks * tokens, heads // ranks, dim)
+
+
+def _tokens_for_heads(x: Tensor, group) -> Tensor:
+    """[tokens, heads / ranks, dim] -> [tokens / ranks, heads, dim]; the inverse of `_heads_for_tokens`."""
+    tokens, heads, dim = x.shape
+    ranks = group.size()
+    received = all_to_all(group, x.reshape(tokens, heads * dim)).view(ranks, tokens // ranks, heads, dim)
+    return received.transpose(0, 1).reshape(tokens // ranks, ranks * heads, dim)
 
 
 class GroupedExperts(MegatronModule):
-    """All experts in two stacks: fc1 [experts, 2 * ffn, hidden], gate rows first; fc2 [experts, hidden, ffn]."""
+    """A rank's experts in two stacks: fc1 [experts, 2 * ffn, hidden], gate rows first; fc2 [experts, hidden, ffn]."""
 
     def __init__(self, num_local_experts: int, config, pg_collection=None, submodules=None) -> None:
         super().__init__(config=config)
         ffn, hidden = config.moe_ffn_hidden_size, config.hidden_size
         self.fc1 = nn.Parameter(torch.empty(num_local_experts, 2 * ffn, hidden, dtype=config.params_dtype))
         self.fc2 = nn.Parameter(torch.empty(num_local_experts, hidden, ffn, dtype=config.params_dtype))
+        for parameter in (self.fc1, self.fc2):
+            parameter.allreduce = (
+                False  # megatron's mark of expert parameters: reduced over ranks with the same experts
+            )
+
+    def forward(self, grouped: Tensor, tokens_per_expert: Tensor, probs: Tensor) -> tuple[Tensor, None]:
+        """Rows grouped by expert [rows, hidden], as megatron's dispatchers hand them; probs: of the rows, [rows]."""
+        ends = tokens_per_expert.cumsum(0).to(device=grouped.device, dtype=torch.int32)
+        return kernels.GroupedFfnFunction.apply(grouped, probs, self.fc1, self.fc2, ends), None
 
 
 class LocalMoELayer(MoELayer):
-    """Megatron's MoE layer with all experts on this device: its router, no dispatcher, one fused expert kernel."""
+    """Megatron's MoE layer; with all experts on this rank without its dispatcher, by one fused expert kernel.
+
+    padding: tokens at the end of this rank's share that fill the stream up; they are routed like others, since ranks
+    that share experts exchange equal numbers of rows, but no expert's load counts them.
+    """
+
+    padding: int = 0
+
+    def route(self, hidden_states: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        probs, chosen = super().route(hidden_states)
+        if self.padding and torch.is_grad_enabled():
+            # The mask megatron-core 0.16.1 takes for this does not broadcast ([tokens, experts] & [tokens]).
+            self.router.local_tokens_per_expert -= chosen[-self.padding :].sum(0)
+        return probs, chosen
 
     def forward(self, hidden_states: Tensor, intermediate_tensors=None, padding_mask=None) -> tuple[Tensor, None]:
         """[length, 1, hidden] -> the same shape, no bias."""
+        if self.num_local_experts < self.config.num_moe_experts:
+            return super().forward(hidden_states)
         shared = self.shared_experts_compute(hidden_states)
-        probs, chosen = self.route(hidden_states, padding_mask)
+        probs, chosen = self.route(hidden_states)
         experts = self.experts
         flat = hidden_states.reshape(-1, hidden_states.shape[-1])
         out = kernels.ExpertsFunction.apply(flat, probs, chosen, experts.fc1, experts.fc2, self.config.moe_router_topk)

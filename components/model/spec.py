@@ -152,6 +152,21 @@ PRESETS: dict[str, LingSpec] = {
             max_position_embeddings=512,
             initializer_range=0.05,
         ),
+        # 0.1B parameters: between a laptop's and a cluster's, to measure exchange, memory and layouts with.
+        LingSpec(
+            name="small",
+            vocab_size=NANO_VOCABULARY,
+            num_hidden_layers=8,
+            hidden_size=512,
+            intermediate_size=1024,
+            moe_intermediate_size=256,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            head_dim=64,
+            num_experts=32,
+            max_position_embeddings=512,
+            initializer_range=0.02,
+        ),
         LingSpec(
             name="ring-mini-2.0",
             vocab_size=157_184,

@@ -28,13 +28,21 @@ class ExecutionConfig(StrictModel):
     """On two CPU cores: one process per core with one thread each, learners and engines taking turns."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    learners: int = Field(default=2, ge=1, description="Learner processes (data parallel unless a layout says more)")
+    learners: int = Field(
+        default=2, ge=1, description="Learner processes: tensor x context x pipeline x data parallel ranks"
+    )
     engines: int = Field(default=2, ge=1, description="vLLM engine processes")
     threads: int = Field(default=1, ge=1, description="CPU threads of each learner and engine")
-    tensor_parallel: int = Field(default=1, ge=1)
-    expert_parallel: int = Field(default=1, ge=1)
-    pipeline_parallel: int = Field(default=1, ge=1)
+    tensor_parallel: int = Field(default=1, ge=1, description="Learners that share every matrix")
+    context_parallel: int = Field(default=1, ge=1, description="Learners that share the tokens of one micro-batch")
+    pipeline_parallel: int = Field(default=1, ge=1, description="Learners that share the layers")
+    expert_parallel: int = Field(default=1, ge=1, description="Learners of one stage that share the experts")
     engine_tensor_parallel: int = Field(default=1, ge=1)
+    placement: Literal["shared", "colocated", "disaggregated"] = Field(
+        default="shared",
+        description="shared: both in memory, on the same cores, as work comes. colocated: strictly by turns, the one "
+        "that waits gives its memory back. disaggregated: cores (or GPUs) of their own",
+    )
     max_num_seqs: int = Field(default=128, ge=1, description="Sequences one engine decodes together")
     sandbox_tier: Literal["strict", "namespaces", "rlimits"] = Field(
         default="strict", description="Weakest isolation of programs; weaker than strict only by this name"

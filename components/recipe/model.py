@@ -12,7 +12,7 @@ from components.recipe.base import StrictModel
 class ModelConfig(StrictModel):
     """Which architecture is trained. Presets are defined, with sources, in components.model.spec."""
 
-    preset: Literal["nano", "smoke", "ring-mini-2.0", "ring-flash-2.0", "ring-1t"]
+    preset: Literal["nano", "smoke", "small", "ring-mini-2.0", "ring-flash-2.0", "ring-1t"]
     tokenizer: str = Field(
         default="nano", description="`nano` (built in, characters and special tokens) or a directory of a HF tokenizer"
     )

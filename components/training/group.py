@@ -1,13 +1,13 @@
-"""LearnerGroup: the data-parallel learners of a run as one trainer.
+"""LearnerGroup: the learners of a run, whatever their layout, as one trainer.
 
-It deals sequences over the ranks by length, calls every rank, and puts answers back in order. The learners are Ray
+It deals sequences over the replicas by length, calls every rank, and puts answers back in order. The learners are Ray
 actors (components.cluster) that stay warm between stages of one architecture, or, with `in_process`, one learner in
 this very process: the same class, for tests, small tools and notebooks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from collections.abc import Sequence as Many
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,9 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.failures import Diverged
+from components.model.layout import UNDIVIDED, Layout
+from components.model.spec import spec_for
+from components.model.wire import WeightShards
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.recipe.training import OptimiserConfig
+from components.training.device_transfer import DeviceWeights
 from components.training.packing import shard
 from components.training.types import PolicyLoss, PolicySequence, Sequence
 
@@ -30,7 +34,8 @@ LEARNER = "components.training.learner:Learner"
 
 def learner_key(model: ModelConfig, execution: ExecutionConfig) -> Hashable:
     """What decides whether running learners fit a stage: never the weights they hold."""
-    return ("learner", model.model_dump_json(), execution.device, execution.learners, execution.threads)
+    layout = (Layout.of(execution), execution.threads, execution.placement == "disaggregated")
+    return ("learner", model.model_dump_json(), execution.device, layout)
 
 
 def borrow_learners(model: ModelConfig, execution: ExecutionConfig) -> AbstractContextManager[LearnerGroup]:
@@ -48,19 +53,25 @@ def borrow_learners(model: ModelConfig, execution: ExecutionConfig) -> AbstractC
 
 
 class LearnerGroup:
-    """`execution.learners` data-parallel ranks.
+    """`execution.learners` ranks in the layout that `execution` says.
 
     Args:
         model: the recipe's model section.
-        execution: counts, threads, device and deadlines.
+        execution: counts, layout, threads, device and deadlines.
         seed: of `initialise`.
-        in_process: one rank in this process, whatever `execution.learners` says.
+        in_process: one rank in this process, whatever `execution` says.
+    Raises:
+        BadInput: the model cannot be divided so. Found before anything starts.
     Starting does not block; the first call waits until the learners are up and connected.
     """
 
     def __init__(self, model: ModelConfig, execution: ExecutionConfig, seed: int, in_process: bool = False) -> None:
+        if in_process:
+            execution = execution.model_copy(update=UNDIVIDED.settings())
         self.execution, self.in_process = execution, in_process
-        self.world = 1 if in_process else execution.learners
+        self.layout = Layout.of(execution)
+        self.layout.check(spec_for(model))
+        self.world = self.layout.world
         self._local: Learner | None = None
         self._workers: Any = None
         self._connected = self._broken = False
@@ -77,6 +88,7 @@ class LearnerGroup:
             [(rank, self.world, model, execution, seed) for rank in range(self.world)],
             gpus=1 if execution.device == "cuda" else 0,
             threads=execution.threads if execution.device == "cpu" else 0,
+            first_core=0 if execution.placement == "disaggregated" else None,
             deadline_s=execution.start_deadline_s,
             name="learner",
         )
@@ -92,15 +104,28 @@ class LearnerGroup:
     def load_reward(self, directory: str | Path) -> None:
         self._call("load_reward", str(directory))
 
-    def weights(self) -> dict[str, np.ndarray]:
-        """HF name -> float32 array, from rank 0: the ranks are equal."""
-        return self._on_first("weights")
+    def weights(self) -> Mapping[str, np.ndarray] | DeviceWeights:
+        """HF name -> float32 array; from workers as shards that each of them shared, which engines read (WeightShards).
+
+        No process holds all of them unless it asks for values. On GPUs a promise to send them.
+        """
+        if self._local is not None:
+            return self._local.weights()
+        self._connect()
+        if self.execution.device == "cuda":
+            return DeviceWeights(self._send)
+        shared = self._workers.call_shared("shard", deadline_s=self.execution.step_deadline_s)
+        return WeightShards(tuple(layout for layout, _ in shared), tuple(source for _, source in shared))
+
+    def _send(self, client: Any, engine_workers: int) -> None:
+        address, port = self._workers.rendezvous(self.execution.start_deadline_s)
+        self._call("send", address, port, engine_workers, client)
 
     def write_hf(self, directory: str | Path, tokenizer: str, dtype: str = "float32") -> None:
-        self._on_first("write_hf", str(directory), tokenizer, dtype)
+        self._writing("write_hf", str(directory), tokenizer, dtype)
 
     def write_reward(self, directory: str | Path, tokenizer: str) -> None:
-        self._on_first("write_reward", str(directory), tokenizer)
+        self._writing("write_reward", str(directory), tokenizer)
 
     # ---- training
 
@@ -111,19 +136,19 @@ class LearnerGroup:
 
     def train_tokens(self, sequences: Many[Sequence], sequence_length: int) -> dict[str, float]:
         """One cross-entropy step over all sequences; see Learner.train_tokens."""
-        shards = shard([len(sequence.tokens) for sequence in sequences], self.world)
-        answers = self._call_each("train_tokens", [([sequences[i] for i in part], sequence_length) for part in shards])
-        return _joined(answers)
+        shards = shard([len(sequence.tokens) for sequence in sequences], self.layout.data)
+        return _joined(
+            self._dealt("train_tokens", [([sequences[i] for i in part], sequence_length) for part in shards])
+        )
 
     def policy_step(
         self, sequences: Many[PolicySequence], loss: PolicyLoss, sequence_length: int | None = None
     ) -> dict[str, float]:
         """One policy step over all sequences; see Learner.policy_step."""
-        shards = shard([len(sequence.tokens) for sequence in sequences], self.world)
-        answers = self._call_each(
-            "policy_step", [([sequences[i] for i in part], loss, sequence_length) for part in shards]
+        shards = shard([len(sequence.tokens) for sequence in sequences], self.layout.data)
+        return _joined(
+            self._dealt("policy_step", [([sequences[i] for i in part], loss, sequence_length) for part in shards])
         )
-        return _joined(answers)
 
     def logprobs(self, sequences: Many[Sequence]) -> list[tuple[np.ndarray, np.ndarray]]:
         """(log-probs, entropies) of each sequence's masked tokens, in order."""
@@ -131,20 +156,29 @@ class LearnerGroup:
 
     def train_pairs(self, pairs: Many[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
         """One Bradley-Terry step over all (chosen, rejected) token arrays."""
-        shards = shard([len(chosen) + len(rejected) for chosen, rejected in pairs], self.world)
-        return _joined(self._call_each("train_pairs", [([pairs[i] for i in part], len(pairs)) for part in shards]))
+        shards = shard([len(chosen) + len(rejected) for chosen, rejected in pairs], self.layout.data)
+        return _joined(self._dealt("train_pairs", [([pairs[i] for i in part], len(pairs)) for part in shards]))
 
     def score(self, sequences: Many[np.ndarray]) -> np.ndarray:
         """Rewards [sequences], float32, of whole token sequences."""
         return np.asarray(self._scattered("score", sequences, len), dtype=np.float32)
 
+    # ---- memory
+
+    def offload(self) -> int:
+        """Gives back the memory that is not needed until `onload`; returns bytes released, over all ranks."""
+        return sum(self._call("offload"))
+
+    def onload(self) -> None:
+        self._call("onload")
+
     # ---- resume
 
     def save_resume(self, directory: str | Path) -> None:
-        """Weights, moments and step count from rank 0, which all ranks share; random states of every rank."""
+        """Every rank's share of the state and its random states; the directory is one that all ranks see."""
         from components.training import rng
 
-        self._on_first("save_resume", str(directory))
+        self._call("save_resume", str(directory))
         rng.save(Path(directory), self._call("rng_state"))
 
     def load_resume(self, directory: str | Path) -> None:
@@ -168,13 +202,25 @@ class LearnerGroup:
     # ---- inside
 
     def _scattered(self, method: str, items: Many[Any], size: Callable[[Any], int]) -> list[Any]:
-        shards = shard([size(item) for item in items], self.world)
-        answers = self._call_each(method, [([items[i] for i in part],) for part in shards])
+        shards = shard([size(item) for item in items], self.layout.data)
+        answers = self._dealt(method, [([items[i] for i in part],) for part in shards])
+        answers = [answers[rank] for rank in self.layout.speakers()]
         results: list[Any] = [None] * len(items)
         for part, answer in zip(shards, answers, strict=True):
             for index, value in zip(part, answer, strict=True):
                 results[index] = value
         return results
+
+    def _dealt(self, method: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
+        """Calls every rank with the arguments of its replica; answers by rank."""
+        return self._call_each(method, [arguments[self.layout.place(rank).data] for rank in range(self.world)])
+
+    def _writing(self, method: str, *arguments: Any) -> None:
+        """All ranks of a divided model write their shares; of equal ranks the first writes all."""
+        if self.layout.divided:
+            self._call(method, *arguments)
+        else:
+            self._on_first(method, *arguments)
 
     def _call(self, method: str, *arguments: Any) -> list[Any]:
         return self._call_each(method, [arguments] * self.world)
@@ -207,5 +253,5 @@ class LearnerGroup:
 
 
 def _joined(answers: list[dict[str, float]]) -> dict[str, float]:
-    """Rank 0's metrics, which are global, with the slowest rank's time."""
+    """Metrics of the first rank, which are global, with the slowest rank's time."""
     return {**answers[0], "seconds": max(answer["seconds"] for answer in answers)}

@@ -1,10 +1,11 @@
-"""Learner: one data-parallel rank of training, a plain class that a Ray actor, a process or a test can hold.
+"""Learner: one rank of training, a plain class that a Ray actor, a process or a test can hold.
 
-Every rank holds the whole model and gets its own share of the sequences. One optimiser step is: forward and backward
-over micro-batches, one all-reduce (SUM) of the flat gradient together with the expert loads, a check that everything is
-finite, clipping, AdamW, the router bias update. Losses arrive with their global denominators inside, so sums over
-micro-batches and ranks are exact and the same sequences split otherwise give the same step. All ranks reach the same
-collectives in the same order, also a rank whose share is empty.
+A rank gets its replica's share of the sequences and holds its part of the model (components.model.layout); with data
+parallelism alone that is the whole. One optimiser step is: forward and backward over micro-batches, sums of gradients
+and expert loads over the ranks, a check that everything is finite, clipping, AdamW, the router bias update. Losses
+arrive with their global denominators inside, so sums over micro-batches and ranks are exact and the same sequences
+split otherwise give the same step. All ranks reach the same collectives in the same order, also one whose share is
+empty.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,76 +22,63 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from components.cluster.memory import resident_bytes
 from components.failures import BadInput, Diverged, InfrastructureError
 from components.model.architecture import check_architecture
 from components.model.builder import build_model, expert_biases, initialise, routers
-from components.model.hf import hf_state, load_hf_state, read_hf_directory, write_hf_directory
+from components.model.hf import hf_state, load_hf_state, read_hf_directory, write_divided, write_hf_directory
+from components.model.layout import Layout
+from components.model.shards import owned, pieces
 from components.model.spec import LingSpec, spec_for
 from components.model.tokenizer import load_tokenizer
+from components.model.wire import ShardLayout, pack_pieces
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.recipe.training import OptimiserConfig
-from components.training import rng
+from components.training import checkpoint, rng
+from components.training.batches import MicroBatch, chunks, last_tokens, micro_batch, policy_tokens
+from components.training.device_transfer import open_sender
 from components.training.optimiser import FlatAdamW, update_expert_bias
 from components.training.packing import micro_batches, pack
+from components.training.parallel import Ranks, add, run, token_logprobs
 from components.training.reward_head import RewardModel
-from components.training.types import PolicyLoss, PolicySequence, PolicyTokens, Sequence
+from components.training.types import PolicyLoss, PolicySequence, Sequence
 
 # Tokens of one forward and backward pass: large enough to amortise Python, small enough for the cache of one core.
 MICRO_BATCH_TOKENS = 2048
 COLLECTIVE_TIMEOUT_S = 600.0
-RESUME_FILE = "learner.pt"
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """A stream of documents.
-
-    documents: indices into the sequences given. tokens: [tokens]. lengths: per document.
-    positions: stream positions whose next token counts, documents in order. targets: [n] those next tokens.
-    counts: targets of each document.
-    """
-
-    documents: list[int]
-    tokens: Tensor
-    lengths: list[int]
-    positions: Tensor
-    targets: Tensor
-    counts: list[int]
 
 
 class Learner:
     """One rank.
 
     Args:
-        rank, world: place among the data-parallel ranks.
+        rank, world: its number, and how many there are.
         model: the recipe's model section.
-        execution: threads, device, layout.
+        execution: threads, device, and how the model is divided over the ranks.
         seed: of the weights `initialise` draws and of torch's generator.
 
     Raises:
-        BadInput: a layout other than data parallel is asked for.
+        BadInput: the model cannot be divided so.
     """
 
     def __init__(self, rank: int, world: int, model: ModelConfig, execution: ExecutionConfig, seed: int) -> None:
-        for name in ("tensor_parallel", "expert_parallel", "pipeline_parallel"):
-            if getattr(execution, name) != 1:
-                raise BadInput(
-                    f"{name} is {getattr(execution, name)}, learners here are data parallel",
-                    where=f"execution.{name}",
-                    remedy="Set it to 1; model-parallel layouts are planned by `ringflow plan` only",
-                )
-        self.rank, self.world, self.execution, self.seed = rank, world, execution, seed
+        self.rank, self.execution, self.seed = rank, execution, seed
+        self.layout = layout = replace(Layout.of(execution), world=world)
         self.device = "cuda" if execution.device == "cuda" else "cpu"
         if self.device == "cpu":
             torch.set_num_threads(execution.threads)
         self.spec: LingSpec = spec_for(model)
+        layout.check(self.spec)
+        self.ranks = Ranks(layout, rank, self.device)
         torch.manual_seed(seed)
         self.model = None
         self.optimiser: FlatAdamW | None = None
         self.expert_bias_rate = 0.0
         self.reward: RewardModel | None = None
         self._trains_reward = False
+        self._buffer: np.ndarray | None = None
+        self._sender: Any = None
 
     # ---- connection and weights
 
@@ -100,18 +88,18 @@ class Learner:
         Raises:
             InfrastructureError: the ranks did not find each other in time.
         """
-        if self.world == 1 or torch.distributed.is_initialized():
+        if self.layout.world == 1 or torch.distributed.is_initialized():
             return
         try:
             torch.distributed.init_process_group(
                 "gloo" if self.device == "cpu" else "nccl",
                 init_method=f"tcp://{master_address}:{port}",
                 rank=self.rank,
-                world_size=self.world,
+                world_size=self.layout.world,
                 timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
             )
         except (RuntimeError, torch.distributed.DistError) as error:
-            raise InfrastructureError(f"learner {self.rank} of {self.world} cannot connect: {error}") from error
+            raise InfrastructureError(f"learner {self.rank} of {self.layout.world} cannot connect: {error}") from error
 
     def initialise(self, seed: int | None = None) -> None:
         """Draws fresh weights; the same on every rank. Forgets optimiser and reward head."""
@@ -131,17 +119,41 @@ class Learner:
 
     def load_reward(self, directory: str | Path) -> None:
         """Loads a reward model beside the policy, for `score`."""
-        self.reward = RewardModel.load(Path(directory), self.device)
+        self.reward = RewardModel.load(Path(directory), self.device, self.layout)
         self._trains_reward = False
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Every weight under its HF name, float32 copies."""
+        """Every weight of an undivided model under its HF name, float32 copies."""
         return {name: tensor.float().cpu().numpy().copy() for name, tensor in hf_state(self._built(), self.spec)}
 
+    def shard(self) -> tuple[ShardLayout, np.ndarray]:
+        """(layout, buffer) of the weights this rank sends: over all ranks every block once. No collective.
+
+        The buffer is written again by the next call.
+        """
+        layout, self._buffer = pack_pieces(owned(pieces(self._built(), self.spec)), self._buffer)
+        return layout, self._buffer
+
+    def send(self, address: str, port: int, engine_workers: int, client: Any) -> None:
+        """Sends the weights to engines on GPUs (components.training.device_transfer); a collective of all learners.
+
+        address, port: for the first call, where the sender and the engines meet.
+        """
+        if self._sender is None:
+            self._sender = open_sender(self._built(), self.rank, address, port, engine_workers, client)
+        self._sender.send_weights()
+
     def write_hf(self, directory: str | Path, tokenizer: str, dtype: str = "float32") -> None:
-        """Writes a Hugging Face directory. tokenizer: `nano` or a directory."""
-        tensors = hf_state(self._built(), self.spec)
-        write_hf_directory(Path(directory), self.spec, tensors, load_tokenizer(tokenizer), dtype)
+        """Writes a Hugging Face directory: one rank of an undivided model, all ranks of a divided one together.
+
+        tokenizer: `nano` or a directory.
+        """
+        model, directory = self._built(), Path(directory)
+        if self.layout.divided:
+            write_divided(directory, model, self.spec, load_tokenizer(tokenizer), dtype)
+        else:
+            tensors = hf_state(model, self.spec)
+            write_hf_directory(directory, self.spec, tensors, load_tokenizer(tokenizer), dtype)
 
     # ---- training
 
@@ -159,10 +171,11 @@ class Learner:
         if reward_head:
             self.reward = RewardModel(model, self.spec)
             # The LM head takes no part: weight decay must not touch it.
-            body = [p for name, p in model.named_parameters() if not name.startswith("output_layer")]
-            self.optimiser = FlatAdamW([*body, self.reward.head], optimiser, total_steps)
+            trained = [p for name, p in model.named_parameters() if not name.startswith("output_layer")]
+            trained += [self.reward.head] if model.post_process else []
         else:
-            self.optimiser = FlatAdamW(model.parameters(), optimiser, total_steps)
+            trained = list(model.parameters())
+        self.optimiser = FlatAdamW(trained, optimiser, total_steps, self.ranks.kind)
         for router in routers(model):
             router.local_tokens_per_expert.zero_()
 
@@ -175,18 +188,20 @@ class Learner:
         started = time.perf_counter()
         batches, fill = self._batches(sequences, sequence_length)
         local = float(sum(len(batch.targets) for batch in batches))
-        loss_tokens, tokens = self._sum([local, float(sum(len(sequence.tokens) for sequence in sequences))])
+        loss_tokens, tokens = self.ranks.sum([local, float(sum(len(sequence.tokens) for sequence in sequences))])
         if loss_tokens == 0:
             raise BadInput("no token of the step counts in the loss", where="loss_mask")
         self.optimiser.zero_grad()
-        loss_sum = entropy_sum = 0.0
-        for batch in batches:
-            logprobs, entropy = self._forward(batch)
+        found = {"loss": 0.0, "entropy": 0.0}
+
+        def work(batch: MicroBatch, logits: Tensor, kept: Tensor | None) -> Tensor:
+            logprobs, entropy = token_logprobs(self.model, batch, logits, kept)
             loss = -logprobs.sum() / loss_tokens
-            loss.backward()
-            loss_sum += float(loss.detach())
-            entropy_sum += float(entropy.sum())
-        loss_total, entropy_total = self._sum([loss_sum, entropy_sum])
+            add(found, {"loss": loss, "entropy": entropy.sum()})
+            return loss
+
+        run(self.model, batches, work, train=True)
+        loss_total, entropy_total = self.ranks.sum([found["loss"], found["entropy"]])
         rate = self.optimiser.rate
         norm, balance = self._update(loss_total)
         return {
@@ -215,15 +230,20 @@ class Learner:
         self.optimiser.zero_grad()
         sums: dict[str, float] = {"loss": 0.0, "entropy": 0.0, "loss_tokens": 0.0}
         maxima: dict[str, float] = {}
-        for batch in batches:
-            logprobs, entropy = self._forward(batch)
-            result = loss(_policy_tokens([sequences[i] for i in batch.documents], batch, logprobs, entropy))
-            result.loss.backward()
-            _add(sums, {"loss": result.loss, "entropy": entropy.sum(), "loss_tokens": len(batch.targets)})
-            _add(sums, {f"sum/{name}": value for name, value in result.sums.items()})
+
+        def work(batch: MicroBatch, logits: Tensor, kept: Tensor | None) -> Tensor:
+            logprobs, entropy = token_logprobs(self.model, batch, logits, kept)
+            if not batch.documents:
+                return logprobs.sum()  # nothing but filling: the backward pass meets its peers' with zeros
+            result = loss(policy_tokens([sequences[i] for i in batch.documents], batch, logprobs, entropy))
+            add(sums, {"loss": result.loss, "entropy": entropy.sum(), "loss_tokens": len(batch.targets)})
+            add(sums, {f"sum/{name}": value for name, value in result.sums.items()})
             for name, value in result.maxima.items():
                 maxima[f"max/{name}"] = max(maxima.get(f"max/{name}", -math.inf), float(value.detach()))
-        sums, maxima = self._merge(sums, maxima)
+            return result.loss
+
+        run(self.model, batches, work, train=True)
+        sums, maxima = self.ranks.merge(sums, maxima)
         rate = self.optimiser.rate
         norm, balance = self._update(sums["loss"])
         return {
@@ -239,32 +259,44 @@ class Learner:
 
     @torch.no_grad()
     def logprobs(self, sequences: Many[Sequence]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(log-probs, entropies) of the masked tokens of each sequence, in order, float32. No collective."""
+        """(log-probs, entropies) of the masked tokens of each sequence, in order, float32.
+
+        A collective of a divided model; only ranks that speak (Layout.speaks) have the values then, others None.
+        """
         results: list[Any] = [None] * len(sequences)
-        for batch in self._batches(sequences, None)[0]:
-            logprobs, entropy = self._forward(batch)
+
+        def work(batch: MicroBatch, logits: Tensor, kept: Tensor | None) -> None:
+            logprobs, entropy = token_logprobs(self.model, batch, logits, kept)
             for document, values, entropies in zip(
                 batch.documents, logprobs.split(batch.counts), entropy.split(batch.counts), strict=True
             ):
                 results[document] = (values.cpu().numpy().copy(), entropies.cpu().numpy().copy())
+
+        run(self.model, self._batches(sequences, None)[0], work, train=False)
         return results
 
     # ---- reward model
 
     def train_pairs(self, pairs: Many[tuple[np.ndarray, np.ndarray]], pairs_total: int) -> dict[str, float]:
-        """One Bradley-Terry step: (chosen tokens, rejected tokens) of this rank; pairs_total over all ranks."""
+        """One Bradley-Terry step: (chosen tokens, rejected tokens) of this replica; pairs_total over all replicas."""
         if not self._trains_reward:
             raise BadInput("the learner was not configured with a reward head", where="Learner.configure")
         started = time.perf_counter()
         self.optimiser.zero_grad()
         sums = {"loss": 0.0, "correct": 0.0, "margin": 0.0}
-        for chunk in _chunks(pairs, lambda pair: len(pair[0]) + len(pair[1]), MICRO_BATCH_TOKENS):
-            scores = self.reward.forward([tokens for pair in chunk for tokens in pair]).view(-1, 2)
+        sequences = [tokens for pair in pairs for tokens in pair]
+        groups = chunks(pairs, lambda pair: len(pair[0]) + len(pair[1]), MICRO_BATCH_TOKENS)
+        batches = [last_tokens(sequences, [2 * i + j for i in group for j in (0, 1)], self.device) for group in groups]
+
+        def work(batch: MicroBatch, hidden: Tensor, kept: Tensor | None) -> Tensor:
+            scores = self.reward.rewards(batch, hidden, kept).view(-1, 2)
             margin = scores[:, 0] - scores[:, 1]
             loss = -torch.nn.functional.logsigmoid(margin).sum() / pairs_total
-            loss.backward()
-            _add(sums, {"loss": loss, "correct": (margin > 0).sum(), "margin": margin.sum()})
-        sums, _ = self._merge(sums, {})
+            add(sums, {"loss": loss, "correct": (margin > 0).sum(), "margin": margin.sum()})
+            return loss
+
+        run(self.reward.model, self.ranks.align(batches), work, train=True, head=False)
+        sums, _ = self.ranks.merge(sums, {})
         rate = self.optimiser.rate
         norm, _ = self._update(sums["loss"])
         return {
@@ -277,42 +309,70 @@ class Learner:
         }
 
     def score(self, sequences: Many[np.ndarray]) -> np.ndarray:
-        """Rewards [sequences] of whole token sequences (prompt plus response with EOS). No collective."""
+        """Rewards [sequences], float32, of whole token sequences (prompt plus response with EOS).
+
+        A collective of a divided model; only ranks that speak (Layout.speaks) have the values then.
+        """
         if self.reward is None:
             raise BadInput("no reward model is loaded", where="Learner.load_reward")
-        return self.reward.score(sequences, MICRO_BATCH_TOKENS)
+        scores = np.zeros(len(sequences), dtype=np.float32)
+        # Longest first: documents of similar length share a bucket of the attention.
+        order = sorted(range(len(sequences)), key=lambda index: (-len(sequences[index]), index))
+        groups = chunks(order, lambda index: len(sequences[index]), MICRO_BATCH_TOKENS)
+        batches = [last_tokens(sequences, [order[i] for i in group], self.device) for group in groups]
+
+        def work(batch: MicroBatch, hidden: Tensor, kept: Tensor | None) -> None:
+            scores[batch.documents] = self.reward.rewards(batch, hidden, kept).cpu().numpy()
+
+        with torch.no_grad():
+            run(self.reward.model, self.ranks.align(batches), work, train=False, head=False)
+        return scores
 
     def write_reward(self, directory: str | Path, tokenizer: str) -> None:
-        """Writes model/ (Hugging Face) and head.safetensors."""
+        """Writes model/ (Hugging Face) and head.safetensors; all ranks of a divided model together."""
         self.reward.save(Path(directory), load_tokenizer(tokenizer))
+
+    # ---- memory
+
+    def offload(self) -> int:
+        """Gives back what the next step writes anew: gradients, and the buffer weights were sent from; on a GPU also
+        moves weights and moments to the host. Returns the bytes this process (on a GPU: its device) has less."""
+        before = self._memory()
+        self._buffer = None
+        if self.optimiser is not None:
+            self.optimiser.offload()
+        return max(before - self._memory(), 0)
+
+    def onload(self) -> None:
+        """Takes back what `offload` moved."""
+        if self.optimiser is not None:
+            self.optimiser.onload()
+
+    def _memory(self) -> int:
+        return torch.cuda.memory_allocated() if self.device == "cuda" else resident_bytes()
 
     # ---- resume
 
     def save_resume(self, directory: str | Path) -> None:
-        """Everything of the training state that ranks share, into one file: one of them saves. Random states are each
-        rank's own (`rng_state`)."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
+        """This rank's share of everything the next step depends on, into a directory that all ranks write to. Random
+        states are each rank's own (`rng_state`)."""
         state = {
             "optimiser": self.optimiser.state(),
-            "expert_bias": [bias.clone() for bias in expert_biases(self.model)],
             "expert_bias_rate": self.expert_bias_rate,
             "trains_reward": self._trains_reward,
-            "lm_head": self.model.output_layer.weight.detach().clone(),
             "spec": self.spec.model_dump_json(),
         }
-        torch.save(state, directory / RESUME_FILE)
+        checkpoint.save(Path(directory), self.rank, self.model, self.optimiser, self._trained_head(), state)
 
     def load_resume(self, directory: str | Path) -> None:
-        """Restores `save_resume`; the next step is bitwise the one that would have followed.
+        """Restores `save_resume` of all ranks, also of another layout; under the same one the next step is bitwise the
+        one that would have followed.
 
         Raises:
-            BadInput: the state is of another architecture.
+            BadInput: the state is of another architecture, incomplete, or of an older ringflow.
         """
-        path = Path(directory) / RESUME_FILE
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        saved = LingSpec.model_validate_json(state["spec"])
-        check_architecture(saved, self.spec, str(path))
+        state = checkpoint.read_state(Path(directory))
+        check_architecture(LingSpec.model_validate_json(state["spec"]), self.spec, str(directory))
         if self.model is None:
             self._reset()
         optimiser = state["optimiser"]
@@ -322,11 +382,8 @@ class Learner:
             state["expert_bias_rate"],
             state["trains_reward"],
         )
-        self.optimiser.load(optimiser)
-        with torch.no_grad():
-            for bias, value in zip(expert_biases(self.model), state["expert_bias"], strict=True):
-                bias.copy_(value)
-            self.model.output_layer.weight.copy_(state["lm_head"])
+        self.optimiser.step_count = optimiser["step"]
+        checkpoint.load(Path(directory), self.model, self.optimiser, self._trained_head())
 
     def rng_state(self) -> dict[str, np.ndarray]:
         """This process's random states (components.training.rng)."""
@@ -335,12 +392,15 @@ class Learner:
     def set_rng_state(self, state: dict[str, np.ndarray]) -> None:
         rng.restore(state)
 
+    def _trained_head(self) -> Tensor | None:
+        return self.reward.head if self._trains_reward else None
+
     # ---- inside
 
     def _reset(self) -> None:
         self.optimiser, self._trains_reward, self.reward = None, False, None
         if self.model is None:
-            self.model = build_model(self.spec, self.device)
+            self.model = build_model(self.spec, self.device, layout=self.layout)
         for parameter in self.model.parameters():
             parameter.grad = None
         for bias in expert_biases(self.model):
@@ -355,7 +415,7 @@ class Learner:
         """Micro-batches over packed rows, and the rows' fill."""
         self._built()
         if not sequences:
-            return [], 1.0
+            return self.ranks.align([]), 1.0
         lengths = [len(sequence.tokens) for sequence in sequences]
         row_length = sequence_length or max(*lengths, MICRO_BATCH_TOKENS)
         if row_length > self.spec.max_position_embeddings and max(lengths) > self.spec.max_position_embeddings:
@@ -365,15 +425,7 @@ class Learner:
             )
         packing = pack(lengths, row_length)
         groups = micro_batches(packing, row_length, MICRO_BATCH_TOKENS)
-        return [_micro_batch(sequences, group, self.device) for group in groups], packing.fill
-
-    def _forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """(log-probs of the targets with gradient, entropies without) [n], float32."""
-        logits = self.model.stream_logits(batch.tokens, batch.lengths, batch.positions)
-        logged = torch.log_softmax(logits, dim=-1)
-        with torch.no_grad():
-            entropy = -(logged.exp() * logged).sum(-1)
-        return logged.gather(1, batch.targets.unsqueeze(1)).squeeze(1), entropy
+        return self.ranks.align([micro_batch(sequences, group, self.device) for group in groups]), packing.fill
 
     def _update(self, loss: float) -> tuple[float, float]:
         """Reduces the gradient and steps. Returns (gradient norm before clipping, highest expert load over the mean).
@@ -381,12 +433,9 @@ class Learner:
         Raises:
             Diverged: loss or gradient is not finite; no weight was changed.
         """
-        grad = self.optimiser.gather_grad()
-        counts = torch.stack([router.local_tokens_per_expert for router in routers(self.model)])
-        if self.world > 1:
-            torch.distributed.all_reduce(grad)
-            torch.distributed.all_reduce(counts)
-        norm = float(torch.linalg.vector_norm(grad))
+        loads = [router.local_tokens_per_expert for router in routers(self.model)]
+        counts = torch.stack(loads) if loads else torch.zeros(0, 1)
+        norm = self.ranks.reduce(self.optimiser, counts)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             update = self.optimiser.step_count
             raise Diverged(f"update {update}: loss {loss:g}, gradient norm {norm:g}; the weights were not changed")
@@ -395,84 +444,5 @@ class Learner:
             if self.expert_bias_rate:
                 update_expert_bias(router.expert_bias, load, self.expert_bias_rate)
             router.local_tokens_per_expert.zero_()
-        return norm, float((counts.amax(1) / counts.mean(1).clamp(min=1e-9)).max())
-
-    def _sum(self, values: list[float]) -> list[float]:
-        if self.world == 1:
-            return values
-        buffer = torch.tensor(values, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(buffer)
-        return buffer.tolist()
-
-    def _merge(self, sums: dict[str, float], maxima: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-        """Sums added and maxima maximised over ranks, in rank order; a rank without sequences has no keys."""
-        if self.world == 1:
-            return sums, maxima
-        gathered: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(gathered, (sums, maxima))
-        total: dict[str, float] = {}
-        highest: dict[str, float] = {}
-        for rank_sums, rank_maxima in gathered:
-            _add(total, rank_sums)
-            for name, value in rank_maxima.items():
-                highest[name] = max(highest.get(name, -math.inf), value)
-        return total, highest
-
-
-def _micro_batch(sequences: Many[Sequence], documents: list[int], device: str) -> MicroBatch:
-    chosen = [sequences[index] for index in documents]
-    tokens = np.concatenate([np.asarray(sequence.tokens, dtype=np.int64) for sequence in chosen])
-    mask = np.concatenate([np.asarray(sequence.loss_mask, dtype=bool) for sequence in chosen])
-    if any(len(sequence.loss_mask) and sequence.loss_mask[0] for sequence in chosen):
-        raise BadInput("the first token of a document has nothing before it to be predicted from", where="loss_mask[0]")
-    targets = np.flatnonzero(mask)
-    return MicroBatch(
-        documents=documents,
-        tokens=torch.as_tensor(tokens, device=device),
-        lengths=[len(sequence.tokens) for sequence in chosen],
-        positions=torch.as_tensor(targets - 1, device=device),
-        targets=torch.as_tensor(tokens[targets], device=device),
-        counts=[int(np.count_nonzero(sequence.loss_mask)) for sequence in chosen],
-    )
-
-
-def _policy_tokens(
-    sequences: Many[PolicySequence], batch: MicroBatch, logprobs: Tensor, entropy: Tensor
-) -> PolicyTokens:
-    def flat(name: str) -> Tensor:
-        values = np.concatenate([np.asarray(getattr(sequence, name), dtype=np.float32) for sequence in sequences])
-        if len(values) != len(logprobs):
-            raise BadInput(f"{name} has {len(values)} values for {len(logprobs)} response tokens", where=name)
-        return torch.as_tensor(values, device=logprobs.device)
-
-    with_reference = sequences[0].reference_logprobs is not None
-    return PolicyTokens(
-        logprobs=logprobs,
-        old_logprobs=flat("old_logprobs"),
-        behaviour_logprobs=flat("behaviour_logprobs"),
-        reference_logprobs=flat("reference_logprobs") if with_reference else None,
-        advantages=flat("advantages"),
-        weights=flat("weights"),
-        entropy=entropy,
-        response=torch.repeat_interleave(
-            torch.arange(len(sequences), device=logprobs.device), torch.tensor(batch.counts, device=logprobs.device)
-        ),
-    )
-
-
-def _add(total: dict[str, float], values: Any) -> None:
-    for name, value in values.items():
-        total[name] = total.get(name, 0.0) + (float(value.detach()) if isinstance(value, Tensor) else float(value))
-
-
-def _chunks(items: Many[Any], size, limit: int):
-    chunk: list[Any] = []
-    used = 0
-    for item in items:
-        if chunk and used + size(item) > limit:
-            yield chunk
-            chunk, used = [], 0
-        chunk.append(item)
-        used += size(item)
-    if chunk:
-        yield chunk
+        balance = float((counts.amax(1) / counts.mean(1).clamp(min=1e-9)).max()) if loads else 0.0
+        return norm, self.ranks.highest(balance)

@@ -8,7 +8,7 @@ an auxiliary loss (Ling 2.0 report; DeepSeek-V3, arXiv 2412.19437); RL keeps it 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -31,33 +31,53 @@ def learning_rate(config: OptimiserConfig, step: int, total_steps: int) -> float
 class FlatAdamW:
     """AdamW over parameters gathered into two flat float32 buffers: decayed matrices, undecayed vectors.
 
-    float32 parameters become views of the buffers; others keep a float32 master copy there.
+    float32 parameters become views of the buffers; others keep a float32 master copy there. Parameters of one `kind`
+    lie together in each of the two, so that kinds can be reduced over different ranks: `kinds` says where.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], config: OptimiserConfig, total_steps: int) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        config: OptimiserConfig,
+        total_steps: int,
+        kind: Callable[[nn.Parameter], int] = lambda parameter: 0,
+    ) -> None:
         self.config, self.total_steps, self.step_count = config, total_steps, 0
         parameters = list(parameters)
-        self.groups = [
-            [parameter for parameter in parameters if parameter.dim() > 1],
-            [parameter for parameter in parameters if parameter.dim() <= 1],
+        groups = [
+            sorted((parameter for parameter in parameters if parameter.dim() > 1), key=kind),
+            sorted((parameter for parameter in parameters if parameter.dim() <= 1), key=kind),
         ]
-        sizes = [sum(parameter.numel() for parameter in group) for group in self.groups]
+        sizes = [sum(parameter.numel() for parameter in group) for group in groups]
         device = parameters[0].device
         self.master = torch.empty(sum(sizes), device=device)
         self.grad = torch.zeros(sum(sizes), device=device)
         self.first = torch.zeros(sum(sizes), device=device)
         self.second = torch.zeros(sum(sizes), device=device)
         self.decayed = sizes[0]
+        self._host: dict[str, Tensor] = {}
         self._places: list[tuple[nn.Parameter, slice]] = []
+        self.kinds: dict[int, list[slice]] = {}
         offset = 0
-        for parameter in (*self.groups[0], *self.groups[1]):
+        for parameter in (*groups[0], *groups[1]):
             place = slice(offset, offset + parameter.numel())
             offset = place.stop
+            same = self.kinds.setdefault(kind(parameter), [])
+            if same and same[-1].stop == place.start:
+                same[-1] = slice(same[-1].start, place.stop)
+            else:
+                same.append(place)
             self.master[place] = parameter.detach().reshape(-1).float()
             if parameter.dtype == torch.float32:
                 parameter.data = self.master[place].view(parameter.shape)
                 parameter.grad = self.grad[place].view(parameter.shape)
             self._places.append((parameter, place))
+        self._place_of = {id(parameter): place for parameter, place in self._places}
+
+    def view(self, buffer: str, parameter: Tensor) -> Tensor | None:
+        """The part of `master`, `first` or `second` that belongs to a parameter, in its shape; None if it has none."""
+        place = self._place_of.get(id(parameter))
+        return None if place is None else getattr(self, buffer)[place].view(parameter.shape)
 
     def zero_grad(self) -> None:
         self.grad.zero_()
@@ -101,25 +121,34 @@ class FlatAdamW:
                 amsgrad=False,
                 maximize=False,
             )
-        for parameter, place in self._places:
-            if parameter.dtype != torch.float32:
-                parameter.data.copy_(self.master[place].view(parameter.shape))
+        self.write_back()
+
+    def offload(self) -> None:
+        """Frees the gradient buffer; on a GPU weights and moments wait on the host. Views keep their storages."""
+        self.grad.untyped_storage().resize_(0)
+        if self.master.device.type == "cpu":
+            return
+        for name in ("master", "first", "second"):
+            buffer = getattr(self, name)
+            self._host[name] = buffer.cpu()
+            buffer.untyped_storage().resize_(0)
+
+    def onload(self) -> None:
+        self.grad.untyped_storage().resize_(self.grad.numel() * self.grad.element_size())
+        self.grad.zero_()
+        for name, kept in self._host.items():
+            buffer = getattr(self, name)
+            buffer.untyped_storage().resize_(kept.numel() * kept.element_size())
+            buffer.copy_(kept)
+        self._host.clear()
 
     def state(self) -> dict[str, Any]:
-        return {
-            "master": self.master,
-            "first": self.first,
-            "second": self.second,
-            "step": self.step_count,
-            "total_steps": self.total_steps,
-            "config": self.config.model_dump(),
-        }
+        """Everything but the buffers, as JSON."""
+        return {"step": self.step_count, "total_steps": self.total_steps, "config": self.config.model_dump()}
 
     @torch.no_grad()
-    def load(self, state: dict[str, Any]) -> None:
-        for name in ("master", "first", "second"):
-            getattr(self, name).copy_(state[name])
-        self.step_count = int(state["step"])
+    def write_back(self) -> None:
+        """Gives parameters that are not float32 the values of their master copies."""
         for parameter, place in self._places:
             if parameter.dtype != torch.float32:
                 parameter.data.copy_(self.master[place].view(parameter.shape))

@@ -6,18 +6,19 @@ Bradley-Terry on preference pairs (Christiano et al., arXiv 1706.03741; Instruct
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from components.failures import BadInput
 from components.model.builder import LingModel, build_model
-from components.model.hf import hf_state, load_hf_state, read_hf_directory, write_hf_directory
+from components.model.hf import hf_state, load_hf_state, read_hf_directory, write_divided, write_hf_directory
+from components.model.layout import UNDIVIDED, Layout
 from components.model.spec import LingSpec
+from components.training.batches import MicroBatch
+from components.training.parallel import all_rows
 
 HEAD_FILE = "head.safetensors"
 
@@ -28,10 +29,11 @@ class RewardModel:
     def __init__(self, model: LingModel, spec: LingSpec) -> None:
         self.model, self.spec = model, spec
         self.head = nn.Parameter(torch.zeros(1, spec.hidden_size, device=next(model.parameters()).device))
+        self.head.reward_head = True
 
     @classmethod
-    def load(cls, directory: Path, device: str = "cpu") -> RewardModel:
-        """Reads `directory`/model and `directory`/head.safetensors.
+    def load(cls, directory: Path, device: str = "cpu", layout: Layout = UNDIVIDED) -> RewardModel:
+        """Reads `directory`/model, of a divided model this rank's part, and `directory`/head.safetensors.
 
         Raises:
             BadInput: a file is missing or the head has another width.
@@ -42,7 +44,7 @@ class RewardModel:
         if not path.is_file():
             raise BadInput("the reward model has no head", where=str(path))
         spec, tensors = read_hf_directory(directory / "model")
-        model = build_model(spec, device)
+        model = build_model(spec, device, layout=layout)
         load_hf_state(model, spec, tensors, str(directory / "model"))
         reward = cls(model, spec)
         weight = load_file(str(path))["weight"]
@@ -53,29 +55,17 @@ class RewardModel:
         return reward
 
     def save(self, directory: Path, tokenizer: Any) -> None:
+        """Writes both; of a divided model all ranks together, a collective."""
         from safetensors.torch import save_file
 
-        write_hf_directory(directory / "model", self.spec, hf_state(self.model, self.spec), tokenizer)
-        save_file({"weight": self.head.detach()[0].float().cpu().contiguous()}, str(directory / HEAD_FILE))
+        layout, place = self.model.layout, self.model.place
+        if layout.divided:
+            write_divided(directory / "model", self.model, self.spec, tokenizer, "float32")
+        else:
+            write_hf_directory(directory / "model", self.spec, hf_state(self.model, self.spec), tokenizer)
+        if self.model.post_process and place.tensor == place.context == place.data == 0:
+            save_file({"weight": self.head.detach()[0].float().cpu().contiguous()}, str(directory / HEAD_FILE))
 
-    def forward(self, sequences: Many[np.ndarray]) -> Tensor:
-        """Rewards [sequences], float32, with gradient. sequences: token ids, prompt plus response."""
-        lengths = [len(tokens) for tokens in sequences]
-        device = self.head.device
-        stream = torch.as_tensor(np.concatenate([np.asarray(tokens, np.int64) for tokens in sequences]), device=device)
-        last = torch.as_tensor(np.cumsum(lengths) - 1, device=device)
-        hidden = self.model.stream_hidden(stream, lengths, last).float()
-        return (hidden @ self.head[0]).float()
-
-    @torch.no_grad()
-    def score(self, sequences: Many[np.ndarray], tokens_per_batch: int = 2048) -> np.ndarray:
-        """Rewards [sequences], float32, in order; computed in batches of about `tokens_per_batch` tokens."""
-        scores = np.empty(len(sequences), dtype=np.float32)
-        order = sorted(range(len(sequences)), key=lambda index: (-len(sequences[index]), index))
-        while order:
-            used, batch = 0, []
-            while order and (not batch or used + len(sequences[order[0]]) <= tokens_per_batch):
-                used += len(sequences[order[0]])
-                batch.append(order.pop(0))
-            scores[batch] = self.forward([sequences[index] for index in batch]).cpu().numpy()
-        return scores
+    def rewards(self, batch: MicroBatch, hidden: Tensor, kept: Tensor | None) -> Tensor:
+        """Rewards [sequences of the batch], float32, with gradient. hidden: of their last tokens, on the last stage."""
+        return all_rows(self.model, batch, (hidden.float() @ self.head[0]).float(), kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,10 +15,13 @@ class Sequence:
 
     tokens: [length] int64 token ids.
     loss_mask: [length] bool; position t is True when predicting token t counts (responses only). loss_mask[0] is False.
+    experts: [length - 1, sparse layers, topk] experts to route every token but the last to, as the engine did; None:
+        the router chooses. All sequences of a call have them, or none.
     """
 
     tokens: np.ndarray
     loss_mask: np.ndarray
+    experts: np.ndarray | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -81,11 +81,18 @@ def test_picture_has_every_node_and_edge(graph) -> None:
         ("sft.entropy_low=0.9", "sft.entropy_low"),
         ("rlvr.1.name=math-logic", "rlvr.1.name"),
         ("execution.expert_parallel=3", "execution.expert_parallel"),
+        ("execution.tensor_parallel=4", "2 execution.learners cannot be divided"),
     ],
 )
 def test_numbers_that_contradict_each_other_are_refused(override: str, complaint: str) -> None:
     overrides = [override] if override.startswith("rlvr") is False else ["rlvr.0.name=math-logic", override]
     with pytest.raises(BadInput, match=complaint):
+        check_contracts(load_recipe("nano", overrides, RECIPES))
+
+
+def test_async_rollouts_are_refused_where_only_one_side_works_at_a_time() -> None:
+    overrides = ["rlvr.0.rollout.mode=async", "execution.placement=colocated"]
+    with pytest.raises(BadInput, match=r"rlvr\.0\.rollout\.mode: async decodes while the learner updates"):
         check_contracts(load_recipe("nano", overrides, RECIPES))
 
 

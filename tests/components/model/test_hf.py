@@ -7,17 +7,10 @@ import torch
 
 from components.failures import BadInput
 from components.model.builder import build_model, expert_biases
-from components.model.hf import (
-    fuse_qkv,
-    hf_state,
-    interleave_qkv,
-    load_hf_state,
-    read_hf_directory,
-    tensor_shapes,
-    write_hf_directory,
-)
+from components.model.hf import hf_state, load_hf_state, read_hf_directory, tensor_shapes, write_hf_directory
 from components.model.hf_config import register
 from components.model.importer import import_checkpoint
+from components.model.shards import fuse_qkv
 from components.model.spec import PRESETS
 from components.model.tokenizer import load_tokenizer
 
@@ -63,7 +56,11 @@ def test_fused_attention_lists_all_queries_then_keys_then_values():
     fused = fuse_qkv(marked, spec)[:, 0].view(-1, spec.head_dim)[:, 0] / spec.head_dim
     # Megatron rows: q0 q1 k0 v0 | q2 q3 k1 v1.
     assert fused.tolist() == [0, 1, 4, 5, 2, 6, 3, 7]
-    assert torch.equal(interleave_qkv(fuse_qkv(marked, spec), spec), marked)
+    model = build_model(spec)
+    rows_of_megatron = model.decoder.layers[0].self_attention.linear_qkv.weight
+    rows_of_megatron.data.copy_(marked[:, :1].expand_as(rows_of_megatron))
+    name = "model.layers.0.attention.query_key_value.weight"
+    assert torch.equal(dict(hf_state(model, spec))[name][:, :2], fuse_qkv(marked, spec))
 
 
 def test_transformers_reads_the_config(directory):

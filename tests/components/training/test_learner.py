@@ -1,9 +1,6 @@
-"""The learner on a real megatron model: packing, resume, data parallelism, divergence, overfitting."""
+"""The learner on a real megatron model: packing, resume, divergence, overfitting. Layouts: test_layouts.py."""
 
 from __future__ import annotations
-
-import multiprocessing
-import socket
 
 import numpy as np
 import pytest
@@ -14,7 +11,6 @@ from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.recipe.training import OptimiserConfig
 from components.training.learner import Learner
-from components.training.packing import shard
 from components.training.types import LossResult, PolicySequence, PolicyTokens, Sequence
 
 pytestmark = pytest.mark.engine
@@ -55,11 +51,10 @@ def reinforce(tokens: PolicyTokens) -> LossResult:
     )
 
 
-def fresh(rank: int = 0, world: int = 1) -> Learner:
-    learner = Learner(rank, world, MODEL, ExecutionConfig(), seed=1)
-    if world == 1:
-        learner.initialise()
-        learner.configure(OPTIMISER, 20, expert_bias_rate=1e-3)
+def fresh() -> Learner:
+    learner = Learner(0, 1, MODEL, ExecutionConfig(), seed=1)
+    learner.initialise()
+    learner.configure(OPTIMISER, 20, expert_bias_rate=1e-3)
     return learner
 
 
@@ -162,42 +157,3 @@ def test_the_reward_head_learns_an_order(tmp_path):
     other.load_reward(tmp_path)
     scored = [tokens for pair in pairs for tokens in pair]
     np.testing.assert_allclose(other.score(scored), learner.score(scored), atol=1e-5)
-
-
-def _rank(rank: int, port: int, rollouts: list[PolicySequence], answers) -> None:
-    learner = fresh(rank, 2)
-    learner.connect("127.0.0.1", port)
-    learner.initialise()
-    learner.configure(OPTIMISER, 20, expert_bias_rate=1e-3)
-    documents = sequences(9)
-    parts = shard([len(document.tokens) for document in documents], 2)
-    metrics = [learner.train_tokens([documents[i] for i in parts[rank]], 128) for _ in range(3)]
-    # The second rank's share is empty: it must still take part.
-    metrics.append(learner.policy_step(rollouts if rank == 0 else [], reinforce))
-    answers.put((rank, metrics, flat(learner)))
-
-
-def test_two_ranks_take_the_same_steps_as_one():
-    learner, documents = fresh(), sequences(9)
-    rollouts = policy_sequences(learner, 5)
-    expected = [learner.train_tokens(documents, 128) for _ in range(3)]
-    expected.append(learner.policy_step(rollouts, reinforce))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    spawn = multiprocessing.get_context("spawn")
-    answers = spawn.Queue()
-    ranks = [spawn.Process(target=_rank, args=(rank, port, rollouts, answers), daemon=True) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    results = sorted(answers.get(timeout=400) for _ in ranks)
-    for process in ranks:
-        process.join(30)
-    (_, first, weights), (_, second, other) = results
-    assert np.array_equal(weights, other), "ranks differ after the steps"
-    np.testing.assert_allclose(weights, flat(learner), atol=2e-5)
-    for ours, theirs, both in zip(expected, first, second, strict=True):
-        for name in ("loss", "grad_norm", "entropy", "loss_tokens", "expert_load_max"):
-            assert theirs[name] == both[name]
-            assert theirs[name] == pytest.approx(ours[name], rel=1e-4), name
-    assert first[-1]["sum/tokens"] == second[-1]["sum/tokens"] == expected[-1]["sum/tokens"]
