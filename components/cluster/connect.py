@@ -18,8 +18,9 @@ import ray
 from components.failures import DeadlineExceeded, InfrastructureError
 from components.recipe.execution import ExecutionConfig
 
-# Enough for weights in flight at nano scale; a real cluster is started by its own operator with its own store size.
-LOCAL_OBJECT_STORE_BYTES = 512 * 1024**2
+# Enough for two publications of half a billion bytes each; memory is taken as it is used. A real cluster is started by
+# its own operator with its own store size.
+LOCAL_OBJECT_STORE_BYTES = 1536 * 1024**2
 
 _LOCK = threading.Lock()
 

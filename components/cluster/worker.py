@@ -13,6 +13,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+from components.failures import BadInput
+
 
 class Worker:
     """Ray actor body. Holds one object of the class that `target` names and forwards calls to it.
@@ -23,14 +25,22 @@ class Worker:
         args: positional arguments of the class.
         env: environment variables set before anything heavy is imported.
         threads: CPU threads, and cores, of this worker; 0 leaves affinity and thread settings alone.
+        first_core: the group's first core, when its cores are its own; None: it shares them with other groups.
     """
 
     def __init__(
-        self, target: str, rank: int, world: int, args: tuple[Any, ...], env: Mapping[str, str], threads: int
+        self,
+        target: str,
+        rank: int,
+        world: int,
+        args: tuple[Any, ...],
+        env: Mapping[str, str],
+        threads: int,
+        first_core: int | None = None,
     ) -> None:
         os.environ.update(RINGFLOW_RANK=str(rank), RINGFLOW_WORLD=str(world))
         if threads:
-            pin(rank, threads)
+            pin(rank, threads, first_core)
         os.environ.update(env)
         self._target, self._args = target, args
 
@@ -56,12 +66,36 @@ class Worker:
     def invoke(self, method: str, *args: Any) -> Any:
         return getattr(self._object, method)(*args)
 
+    def share(self, method: str, *args: Any) -> tuple[Any, Any]:
+        """(description, reference) of a method that returns (description, payload): the payload stays on this node, in
+        Ray's object store, and only who needs it reads it."""
+        import ray
 
-def pin(rank: int, threads: int) -> list[int]:
-    """Binds this process to cores `rank * threads ...` (wrapping around) and caps the OpenMP and BLAS thread pools."""
+        description, payload = getattr(self._object, method)(*args)
+        return description, ray.put(payload)
+
+
+def pin(rank: int, threads: int, first_core: int | None = None) -> list[int]:
+    """Binds this process to cores `rank * threads ...` and caps the OpenMP and BLAS thread pools.
+
+    Counted from `first_core`, cores are the group's own and never shared; from None they start at 0 and wrap around.
+
+    Raises:
+        BadInput: there are not that many cores.
+    """
     available = sorted(os.sched_getaffinity(0))
-    chosen = sorted({available[(rank * threads + i) % len(available)] for i in range(threads)})
+    first = (first_core or 0) + rank * threads
+    if first_core is not None and first + threads > len(available):
+        raise BadInput(
+            f"core {first + threads - 1} is asked for, this machine gives cores 0 to {len(available) - 1}",
+            where="execution.placement",
+            remedy="disaggregated needs (learners + engines) x threads cores: lower them, or use shared or colocated",
+        )
+    chosen = sorted({available[(first + i) % len(available)] for i in range(threads)})
     os.sched_setaffinity(0, chosen)
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
+    if threads > 1 and first_core is None:
+        # Waiting threads would spin on cores that the threads of other processes need (docs/parallelism.md).
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return chosen

@@ -33,6 +33,7 @@ class WorkerGroup:
         cpus, gpus: per worker, as Ray counts them; a CPU worker that shares its core by turns asks for a fraction.
         env: environment of every worker, set before its imports.
         threads: CPU threads (and cores) per worker; rank i takes core i (wrapping); 0 leaves them alone.
+        first_core: the first of cores that are this group's alone; see worker.pin.
         deadline_s: for placement and start together.
         name: how errors call the group.
     Raises (from `ready` and the first call):
@@ -49,6 +50,7 @@ class WorkerGroup:
         gpus: float = 0,
         env: Mapping[str, str] | None = None,
         threads: int = 1,
+        first_core: int | None = None,
         deadline_s: float,
         name: str | None = None,
     ) -> None:
@@ -74,11 +76,17 @@ class WorkerGroup:
                     self._placement, placement_group_bundle_index=rank
                 ),
                 runtime_env={"env_vars": {"PYTHONPATH": _python_path(), **(env or {})}},
-            ).remote(target, rank, world, args_per_rank[rank], dict(env or {}), threads)
+            ).remote(target, rank, world, args_per_rank[rank], dict(env or {}), threads, first_core)
             for rank in range(world)
         ]
         self._describing = [worker.describe.remote() for worker in self._actors]
         self._building = [worker.build.remote() for worker in self._actors]
+
+    @property
+    def actors(self) -> list[Any]:
+        """The Ray handles, in rank order, for a third party that has to call them itself."""
+        self.ready()
+        return list(self._actors)
 
     def ready(self) -> None:
         """Waits until every worker is built. Raises what the constructor raised, or what the group died of."""
@@ -108,6 +116,13 @@ class WorkerGroup:
         if self._failed or self._closed:
             raise InfrastructureError(f"worker group {self.name} is closed: {self._failed or 'close() was called'}")
         return self._collect([self._actors[rank].invoke.remote(method, *args)], method, deadline_s)[0]
+
+    def call_shared(self, method: str, *args: Any, deadline_s: float) -> list[tuple[Any, ray.ObjectRef]]:
+        """Runs a method that returns (description, payload) on every rank; payloads stay behind as references."""
+        self.ready()
+        if self._failed or self._closed:
+            raise InfrastructureError(f"worker group {self.name} is closed: {self._failed or 'close() was called'}")
+        return self._collect([worker.share.remote(method, *args) for worker in self._actors], method, deadline_s)
 
     def call_each(self, method: str, per_rank_args: Sequence[tuple[Any, ...]], deadline_s: float) -> list[Any]:
         """Runs `method(*per_rank_args[i])` on rank i, all at once; results in rank order.

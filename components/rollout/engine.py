@@ -14,17 +14,23 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from components.cluster.memory import resident_bytes
 from components.failures import BadInput, DeadlineExceeded, IntegrityError
-from components.rollout.exchange import WeightLayout, unpack, verify
+from components.model.wire import received, unpack
+from components.rollout.exchange import Layouts, verify
 from components.rollout.partial import PartialDecoder, check_fits, drawn_logprobs, sampling_arguments
+from components.rollout.routing import RoutingRecorder
 from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
 
+# Allocations of at least this size come from the system each time, as zeros (glibc's largest mmap threshold).
+ALWAYS_FRESH = 32 * 1024**2
 # vLLM reads these when it is imported. `nobind`: the process was pinned to its core before (components.cluster.worker).
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -48,9 +54,13 @@ class Engine:
         dtype: `float32` or `bfloat16`; weights are always sent in float32 and rounded on loading.
         max_model_len: longest prompt plus response, in tokens.
         max_num_seqs: sequences decoded together.
+        routing: samples come with the experts that were chosen for their tokens (Sample.experts). Without a prefix
+            cache then, since cached tokens pass no router.
     """
 
-    def __init__(self, config: dict[str, Any], dtype: str, max_model_len: int, max_num_seqs: int) -> None:
+    def __init__(
+        self, config: dict[str, Any], dtype: str, max_model_len: int, max_num_seqs: int, routing: bool = False
+    ) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         import torch
@@ -78,14 +88,22 @@ class Engine:
             enable_chunked_prefill=False,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
+            enable_prefix_caching=not routing,
+            **({"enable_sleep_mode": True, "weight_transfer_config": {"backend": "nccl"}} if self._on_cuda() else {}),
             distributed_executor_backend="uni",
             disable_log_stats=True,
         )
         self._engine = self._llm.llm_engine
         self._partial = PartialDecoder(self._engine, max_model_len)
+        self._asleep, self._slept = False, []
+        self._routing = None
+        if routing:
+            self._routing = RoutingRecorder(self._llm.collective_rpc(lambda worker: worker.model_runner)[0])
 
-    def load_weights(self, version: int, expected: str, layout: WeightLayout, buffer: np.ndarray) -> tuple[int, str]:
+    def load_weights(self, version: int, expected: str, layouts: Layouts, sources: Sequence[Any]) -> tuple[int, str]:
         """Takes new weights and returns (version, checksum) as this engine has them.
+
+        sources: per shard its buffer, or a reference into Ray's object store.
 
         Raises:
             IntegrityError: the bytes are not those `expected` was computed over, or vLLM kept its prefix cache. The
@@ -94,18 +112,41 @@ class Engine:
         self.version = self.checksum = None
         # Running requests hold keys and values of the old weights: they end here and are taken up again from tokens.
         self._partial.pause()
-        verify(expected, layout, buffer, "engine")
-        import torch
-
-        # Ray hands out read-only memory and torch cannot mark a tensor read-only; the loader only reads it.
-        writable = torch.frombuffer(bytearray(memoryview(buffer)), dtype=torch.uint8)
-        named = ((name, torch.from_numpy(array)) for name, array in unpack(layout, writable.numpy()))
-        self._forget_packed_experts()
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
-        if not self._engine.reset_prefix_cache():
-            raise IntegrityError("vLLM kept its prefix cache: keys and values of other weights would be reused")
+        buffers = received(sources)
+        verify(expected, layouts, buffers, "engine")
+        self._reload((name, _read_only(array)) for name, array in unpack(layouts, buffers))
         self.version, self.checksum = version, expected
         return version, expected
+
+    def load_files(self, version: int, directory: str) -> int:
+        """Takes the weights of a Hugging Face directory that this process can read; answers for no checksum."""
+        from components.model.hf import read_hf_directory
+
+        self.version = self.checksum = None
+        self._partial.pause()
+        self._reload(read_hf_directory(Path(directory))[1])
+        self.version = version
+        return version
+
+    def transfer(self, method: str, arguments: dict[str, Any]) -> None:
+        """One call of vLLM's weight-transfer protocol on all workers of this engine (GPU; device_transfer.py)."""
+        if method == "start_weight_update":
+            self.version = self.checksum = None
+            self._partial.pause()
+        self._engine.collective_rpc(method, kwargs=arguments)
+
+    def admit_received(self, version: int) -> int:
+        """Answers for weights that arrived through `transfer`."""
+        if not self._engine.reset_prefix_cache():
+            raise IntegrityError("vLLM kept its prefix cache: keys and values of other weights would be reused")
+        self.version, self.checksum = version, f"nccl-{version}"
+        return version
+
+    def _reload(self, named: Iterable[tuple[str, Any]]) -> None:
+        self._forget_packed_experts()
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named)})
+        if not self._engine.reset_prefix_cache():
+            raise IntegrityError("vLLM kept its prefix cache: keys and values of other weights would be reused")
 
     def admitted(self) -> tuple[int | None, str | None]:
         """(version, checksum) this engine answers for; None while it admits nothing."""
@@ -128,6 +169,8 @@ class Engine:
         self._partial.pause()
         for request in requests:
             check_fits(request, sampling, self.max_model_len)
+        if self._routing is not None:
+            self._routing.forget()
         for index, request in enumerate(requests):
             self._engine.add_request(
                 str(index),
@@ -147,6 +190,7 @@ class Engine:
                     logprobs=drawn_logprobs(output.logprobs, tokens),
                     finish="stop" if output.finish_reason == "stop" else "length",
                     version=version,
+                    experts=self._experts(str(index), len(request.prompt) + len(tokens)),
                 )
             )
         return samples
@@ -163,6 +207,51 @@ class Engine:
         """
         self._admit(version)
         return self._partial.advance(requests, sampling, version, until, deadline_s)
+
+    def sleep(self) -> int:
+        """Gives the key-value memory back; admits nothing until `wake`. Returns the bytes this process (on a GPU: its
+        device) has less.
+
+        On a GPU vLLM's own sleep mode, level 2: weights go too, and come back with the next publication. On a CPU, for
+        which it has no sleep mode (CuMemAllocator is CUDA's), the storages of the cache tensors are freed.
+        """
+        self._partial.pause()
+        self._engine.reset_prefix_cache()
+        self._asleep = True
+        before = self._memory()
+        if self._on_cuda():
+            self.version = self.checksum = None
+            self._llm.sleep(level=2)
+        else:
+            caches = self._llm.collective_rpc(lambda worker: worker.model_runner.kv_caches)[0]
+            storages = {cache.untyped_storage().data_ptr(): cache for cache in caches}
+            for cache in storages.values():
+                self._slept.append((cache, cache.untyped_storage().nbytes()))
+                cache.untyped_storage().resize_(0)
+        return max(before - self._memory(), 0)
+
+    def wake(self) -> None:
+        """Takes the memory back; the cache is empty."""
+        if not self._asleep:
+            return
+        if self._on_cuda():
+            self._llm.wake_up()
+        for cache, size in self._slept:
+            cache.untyped_storage().resize_(size)
+            if size < ALWAYS_FRESH:
+                cache.zero_()
+        self._slept, self._asleep = [], False
+
+    def _memory(self) -> int:
+        import torch
+
+        return torch.cuda.memory_allocated() if self._on_cuda() else resident_bytes()
+
+    @staticmethod
+    def _on_cuda() -> bool:
+        from vllm.platforms import current_platform
+
+        return current_platform.is_cuda()
 
     def pause(self) -> None:
         """Ends what `advance` left running; its tokens were all returned."""
@@ -194,7 +283,12 @@ class Engine:
             for index, (tokens, prompt_length) in enumerate(sequences)
         ]
 
+    def _experts(self, name: str, length: int) -> np.ndarray | None:
+        return None if self._routing is None else self._routing.take(name, length)
+
     def _admit(self, version: int) -> None:
+        if self._asleep:
+            raise IntegrityError("the engine sleeps and has no memory to decode in: call wake first")
         if self.version != version:
             raise IntegrityError(
                 f"the engine holds weights of version {self.version}, the request wants version {version}; refused"
@@ -220,3 +314,12 @@ class Engine:
                     module.quant_method.moe_kernel = None
 
         self._llm.apply_model(forget)
+
+
+def _read_only(array: np.ndarray) -> Any:
+    """A tensor over memory that Ray marked read-only: torch has no such mark and warns; the loader only reads it."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array)

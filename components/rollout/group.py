@@ -7,7 +7,7 @@ version only after every engine has answered with that version and the checksum 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,19 @@ from components.cluster.connect import connect
 from components.cluster.warm import warm
 from components.cluster.workers import WorkerGroup
 from components.failures import BadInput, IntegrityError
+from components.model.wire import WeightShards
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
+from components.rollout.device_transfer import EngineClient
 from components.rollout.engine import ENVIRONMENT
-from components.rollout.exchange import checksum, pack
+from components.rollout.exchange import Layouts, checksum, pack
 from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
 
 
-def warm_engines(model: ModelConfig, dtype: str, execution: ExecutionConfig) -> EngineGroup:
+def warm_engines(model: ModelConfig, dtype: str, execution: ExecutionConfig, routing: bool = False) -> EngineGroup:
     """The engines of this architecture, dtype and layout, kept between stages; they start at the first call.
+
+    routing: samples come with their experts, for replay in the trainer.
 
     Context length is the model's own, so that RL and evaluation share them. Weights are whatever was published last:
     publish or load_directory before sampling.
@@ -41,10 +45,11 @@ def warm_engines(model: ModelConfig, dtype: str, execution: ExecutionConfig) -> 
 
         spec = spec_for(model)
         config = config_json(spec, load_tokenizer(model.tokenizer), dtype)
-        return EngineGroup(config, dtype, spec.max_position_embeddings, execution)
+        return EngineGroup(config, dtype, spec.max_position_embeddings, execution, routing)
 
-    layout = (execution.device, execution.engines, execution.threads, execution.max_num_seqs)
-    return warm(("engines", model, dtype, layout), start)
+    apart = execution.learners if execution.placement == "disaggregated" else None
+    layout = (execution.device, execution.engines, execution.threads, execution.max_num_seqs, apart)
+    return warm(("engines", model, dtype, layout, routing), start)
 
 
 class EngineGroup:
@@ -55,21 +60,31 @@ class EngineGroup:
         dtype: `float32` or `bfloat16`.
         max_model_len: longest prompt plus response, in tokens.
         execution: counts, threads and deadlines.
+        routing: see Engine.
     Starting does not block; the first call waits until the engines are up.
     """
 
-    def __init__(self, config: Mapping[str, Any], dtype: str, max_model_len: int, execution: ExecutionConfig) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        dtype: str,
+        max_model_len: int,
+        execution: ExecutionConfig,
+        routing: bool = False,
+    ) -> None:
         self.execution = execution
         self.version: int | None = None
         self.checksum: str | None = None
+        self._last: tuple[int, str, Layouts, tuple[Any, ...]] | None = None
         count = execution.engines
         self.workers = WorkerGroup(
             "components.rollout.engine:Engine",
             count,
-            [(dict(config), dtype, max_model_len, execution.max_num_seqs)] * count,
+            [(dict(config), dtype, max_model_len, execution.max_num_seqs, routing)] * count,
             gpus=1 if execution.device == "cuda" else 0,
             env=ENVIRONMENT,
             threads=execution.threads if execution.device == "cpu" else 0,
+            first_core=execution.learners * execution.threads if execution.placement == "disaggregated" else None,
             deadline_s=execution.start_deadline_s,
             name="engine",
         )
@@ -77,21 +92,53 @@ class EngineGroup:
     def publish(self, version: int, weights: Mapping[str, np.ndarray], deadline_s: float | None = None) -> str:
         """Gives every engine these weights and returns their checksum.
 
-        weights: HF names -> float32 arrays, as `Learner.weights()` returns them.
+        weights: HF names -> float32 arrays, or the shards that learners shared (LearnerGroup.weights).
         Raises:
-            IntegrityError: an engine received other bytes, or answers for another version.
+            IntegrityError: an engine received other bytes, or answers for another version. It admits nothing then, and
+                no engine is asked, until `resync` or the next publication.
         """
         self.version = self.checksum = None
-        layout, buffer = pack(weights)
-        expected = checksum(layout, buffer)
-        reference = ray.put(buffer)
-        arguments = [(version, expected, layout, reference)] * self.workers.world
-        answers = self.workers.call_each("load_weights", arguments, deadline_s or self.execution.step_deadline_s)
-        for rank, answer in enumerate(answers):
+        if self.execution.device == "cuda" and not isinstance(weights, Mapping):
+            return self._receive(version, weights, deadline_s or self.execution.step_deadline_s)
+        if isinstance(weights, WeightShards):
+            layouts, sources = weights.layouts, weights.sources
+        else:
+            layouts, buffers = pack(weights)
+            sources = tuple(ray.put(buffer) for buffer in buffers)
+        self._last = (version, checksum(layouts), layouts, sources)
+        self._give(range(self.workers.world), deadline_s)
+        return self._last[1]
+
+    def _receive(self, version: int, weights: Any, deadline_s: float) -> str:
+        """Weights that learners on GPUs promised (components.training.device_transfer.DeviceWeights)."""
+        workers = self.workers.world * self.execution.engine_tensor_parallel
+        weights.send(EngineClient(self.workers.actors, deadline_s), workers)
+        answers = self.workers.call("admit_received", version, deadline_s=deadline_s)
+        if set(answers) != {version}:
+            raise IntegrityError(f"engines answer for {answers}, not for version {version}; refused")
+        self.version, self.checksum = version, f"nccl-{version}"
+        return self.checksum
+
+    def resync(self, deadline_s: float | None = None) -> list[int]:
+        """Gives the last publication again to the engines that do not answer for it; returns their ranks."""
+        if self._last is None:
+            return []
+        deadline_s = deadline_s or self.execution.step_deadline_s
+        held = self.workers.call("admitted", deadline_s=deadline_s)
+        missed = [rank for rank, answer in enumerate(held) if tuple(answer) != self._last[:2]]
+        self._give(missed, deadline_s)
+        return missed
+
+    def _give(self, ranks: Iterable[int], deadline_s: float | None) -> None:
+        method, (version, expected, layouts, sources) = "load_weights", self._last
+        # References inside a list are handed on as they are: each engine reads shared memory itself.
+        arguments = (version, expected, layouts, list(sources))
+        references = [self.workers.submit_to(rank, method, arguments) for rank in ranks]
+        answers = self.workers.collect(references, method, deadline_s or self.execution.step_deadline_s)
+        for rank, answer in zip(ranks, answers, strict=True):
             if tuple(answer) != (version, expected):
                 raise IntegrityError(f"engine[{rank}] answers for {answer}, not for {(version, expected)}; refused")
         self.version, self.checksum = version, expected
-        return expected
 
     def load_directory(self, directory: Path, version: int = 0) -> str:
         """Publishes the weights of a Hugging Face directory (any dtype, sent as float32)."""
@@ -159,6 +206,13 @@ class EngineGroup:
             scored[rank::count] = share
         return scored
 
+    def sleep(self, deadline_s: float | None = None) -> int:
+        """Gives the engines' key-value memory back until `wake`; returns bytes released, over all engines."""
+        return sum(self.workers.call("sleep", deadline_s=deadline_s or self.execution.step_deadline_s))
+
+    def wake(self, deadline_s: float | None = None) -> None:
+        self.workers.call("wake", deadline_s=deadline_s or self.execution.step_deadline_s)
+
     def alive(self) -> bool:
         return self.workers.alive()
 
@@ -166,6 +220,10 @@ class EngineGroup:
         self.workers.close()
 
     def _published(self) -> int:
+        if self.version is None and self._last is not None:
+            raise IntegrityError(
+                f"version {self._last[0]} did not reach every engine: none is asked before resync() or a publication"
+            )
         if self.version is None:
             raise BadInput("no weights were published to the engines", remedy="Call publish or load_directory first")
         return self.version

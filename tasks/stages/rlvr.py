@@ -39,6 +39,7 @@ def run_phase(
     from components.rl.ledger import PromptMixture
     from components.rl.prompts import load_prompts
     from components.rollout.group import warm_engines
+    from components.rollout.placement import TurnTaking
     from components.training.group import LearnerGroup, borrow_learners
 
     phase, model, execution = config.section, config.model, context.execution
@@ -53,10 +54,15 @@ def run_phase(
     )
     start = context.fetch(inputs["model"], "model")
     with ExitStack() as held:
-        engines = warm_engines(model, phase.rollout.engine_dtype, execution)
+        engines = warm_engines(model, phase.rollout.engine_dtype, execution, phase.rollout.routing_replay)
         learners = held.enter_context(borrow_learners(model, execution))
         learners.load_hf(start)
         learners.configure(phase.optimiser, phase.steps * phase.minibatches, expert_bias_rate=0.0)
+        turns = None
+        if execution.placement == "colocated":
+            turns = TurnTaking(engines, learners)
+            engines, learners = turns.engines, turns.learners
+            held.callback(turns.close)
         reference = None
         if phase.loss.kl_coefficient > 0:
             frozen = LearnerGroup(model, execution, seed=0)
@@ -87,6 +93,7 @@ def run_phase(
             "guard_warnings": len(summary.warnings),
             "reward_alarms": summary.alarms,
             **{f"retired_{why}": count for why, count in sorted(summary.retired.items())},
+            **(turns.turns.summary() if turns is not None else {}),
             **{f"groups_{outcome}": count for outcome, count in sorted(summary.outcomes.items())},
         },
         contract=contract(tokenizer, spec),

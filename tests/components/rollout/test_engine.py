@@ -40,10 +40,10 @@ def weights_of(seed: int):
 
 
 def publish(engine: Engine, version: int, weights) -> None:
-    layout, buffer = pack(weights)
-    buffer.flags.writeable = False  # as Ray hands it out
-    expected = checksum(layout, buffer)
-    assert engine.load_weights(version, expected, layout, buffer) == (version, expected)
+    layouts, buffers = pack(weights)
+    buffers[0].flags.writeable = False  # as Ray hands it out
+    expected = checksum(layouts)
+    assert engine.load_weights(version, expected, layouts, buffers) == (version, expected)
 
 
 def requests(count: int, first: int = 0) -> list[SampleRequest]:
@@ -68,9 +68,9 @@ def test_nothing_is_admitted_before_weights_or_for_another_version(engine):
     publish(engine, 4, weights)
     with pytest.raises(IntegrityError, match="version 4, the request wants version 3"):
         engine.generate(requests(1), SAMPLING, 3, DEADLINE_S)
-    layout, buffer = pack(weights)
+    layouts, buffers = pack(weights)
     with pytest.raises(IntegrityError, match="refused"):
-        engine.load_weights(5, "0" * 64, layout, buffer)
+        engine.load_weights(5, "0" * 32, layouts, buffers)
     assert engine.admitted() == (None, None)
     with pytest.raises(IntegrityError):
         engine.generate(requests(1), SAMPLING, 4, DEADLINE_S)
@@ -111,3 +111,13 @@ def test_what_does_not_fit_is_named_and_a_deadline_leaves_the_engine_usable(engi
     with pytest.raises(DeadlineExceeded, match=r"finished 0 of 4 requests"):
         engine.generate(requests(4), SAMPLING, 10, 0.0)
     assert len(engine.generate(requests(2), SAMPLING, 10, DEADLINE_S)) == 2
+
+
+def test_a_sleeping_engine_admits_nothing_and_draws_the_same_when_awake(engine):
+    publish(engine, 20, weights_of(1)[1])
+    before = engine.generate(requests(6), SAMPLING, 20, DEADLINE_S)
+    engine.sleep()
+    with pytest.raises(IntegrityError, match="the engine sleeps"):
+        engine.generate(requests(1), SAMPLING, 20, DEADLINE_S)
+    engine.wake()
+    assert engine.generate(requests(6), SAMPLING, 20, DEADLINE_S) == before
