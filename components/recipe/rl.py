@@ -123,6 +123,9 @@ class RolloutConfig(StrictModel):
     overdue: Literal["purge", "wait"] = Field(default="purge", description="c3po++: what happens to the too old")
     max_purges: int = Field(default=3, ge=0, description="c3po++: how often a prompt is drawn again after a purge")
     pool: int | None = Field(default=None, ge=1, description="Unfinished rollouts handed to the engines (Omega)")
+    routing_replay: bool = Field(
+        default=False, description="The trainer routes every token to the experts that the engine chose for it"
+    )
 
     @model_validator(mode="after")
     def _mode_has_what_it_needs(self) -> Self:
@@ -130,6 +133,10 @@ class RolloutConfig(StrictModel):
             raise ValueError("max_staleness, token_budget and pool need mode c3po++ or async")
         if self.mode == "c3po++" and self.max_staleness and not self.token_budget:
             raise ValueError("mode c3po++ with max_staleness > 0 needs a token_budget: nothing else ends a step early")
+        if self.mode != "synchronous" and self.routing_replay:
+            raise ValueError(
+                "routing_replay needs mode synchronous: one version of the weights routes a whole response"
+            )
         if self.mode == "async" and (self.token_budget or self.oversample != 1.0):
             raise ValueError("mode async takes prompts_per_step groups a step: no token_budget, no oversample")
         return self

@@ -130,7 +130,7 @@ def token_sequence(sample: Sample) -> TokenSequence:
     tokens = np.array(sample.prompt + sample.tokens, dtype=np.int64)
     mask = np.zeros(len(tokens), dtype=bool)
     mask[len(sample.prompt) :] = True
-    return TokenSequence(tokens=tokens, loss_mask=mask)
+    return TokenSequence(tokens=tokens, loss_mask=mask, experts=sample.experts)
 
 
 def policy_sequences(
@@ -154,6 +154,7 @@ def policy_sequences(
             PolicySequence(
                 tokens=plain.tokens,
                 loss_mask=plain.loss_mask,
+                experts=plain.experts,
                 behaviour_logprobs=np.array(sample.logprobs, dtype=np.float32),
                 old_logprobs=np.asarray(old_logprobs[i], dtype=np.float32),
                 reference_logprobs=None

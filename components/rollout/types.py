@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -67,6 +69,8 @@ class Sample:
     logprobs: [length] processed log-probs of the engine (behaviour policy) for those tokens.
     version: weight version that drew them; the last one of a response that several versions drew.
     versions: [length] version of every token; None: all by `version`.
+    experts: [prompt + length - 1, sparse layers, topk], which experts the engine chose for every token it computed;
+        None where it does not tell (components.rollout.routing).
     """
 
     request_id: str
@@ -75,5 +79,5 @@ class Sample:
     logprobs: list[float]
     finish: Literal["stop", "length"]
     version: int
-    experts: list[list[int]] | None = field(default=None)
+    experts: np.ndarray | None = field(default=None)
     versions: list[int] | None = field(default=None)
