@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ class WeightShards(Mapping[str, np.ndarray]):
     sources: tuple[Any, ...]
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._whole()[name]
+        return self._whole[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys(block.name for layout in self.layouts for block in layout.blocks))
@@ -137,15 +138,16 @@ class WeightShards(Mapping[str, np.ndarray]):
         return sum(1 for _ in self)
 
     def items(self):
-        return self._whole().items()
+        return self._whole.items()
 
     def values(self):
-        return self._whole().values()
+        return self._whole.values()
 
     def buffers(self) -> list[np.ndarray]:
         """The shards' bytes, read without a copy where they are on this node."""
         return received(self.sources)
 
+    @cached_property
     def _whole(self) -> dict[str, np.ndarray]:
         return dict(unpack(self.layouts, self.buffers()))
 
