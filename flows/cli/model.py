@@ -35,14 +35,11 @@ def register(app: typer.Typer) -> None:
         """Evaluate a model: on a recipe's own held-out sets, or on standard benchmarks. A known result is reused.
 
         MODEL is a registered model or a checkpoint; with standard benchmarks also a Hugging Face directory, or
-        MODEL@URL of an OpenAI-compatible endpoint. `--benchmark list` shows the standard ones.
+        MODEL@URL of an OpenAI-compatible endpoint. `ringflow benchmarks` lists the standard ones.
         """
         began = time.monotonic()
         names = [name for text in benchmark or () for name in text.split(",")]
-        if names == ["list"]:
-            _list_benchmarks(json_)
-            return
-        from flows.standard_flow import StandardRequest, is_served, is_standard_name
+        from flows.standard_request import StandardRequest, is_served, is_standard_name
 
         if is_served(model) or any(is_standard_name(name) for name in names):
             asked = StandardRequest(
@@ -55,12 +52,8 @@ def register(app: typer.Typer) -> None:
             )
             _evaluate_standard(asked, began, json_)
             return
-        from contextlib import nullcontext
-
-        from flows.board import LiveBoard, PlainBoard
         from flows.cli import stack
         from flows.cli.run import quiet_prefect
-        from flows.cli.summary import print_result
         from flows.request import EvaluateRequest, load_graph, named
 
         # before the model, so that a wrong recipe is told as one
@@ -70,15 +63,13 @@ def register(app: typer.Typer) -> None:
         graph, _ = request.load()
         quiet_prefect(home)
         from flows.evaluate_flow import evaluate_model
-        from flows.execute import run_here
 
-        nodes = list(graph.nodes)
-        board = LiveBoard(nodes) if sys.stderr.isatty() else PlainBoard(nodes)
-        with board if isinstance(board, LiveBoard) else nullcontext():
-            result = run_here(evaluate_model, request, board)
-        print_result(result, time.monotonic() - began, json_, benchmark)
-        if not result.succeeded:
-            raise typer.Exit(130 if result.cancelled else 1)
+        _run(evaluate_model, request, list(graph.nodes), began, json_, benchmark)
+
+    @app.command()
+    def benchmarks(json_: JsonOption = False) -> None:
+        """List the standard benchmarks and what each one needs."""
+        _list_benchmarks(json_)
 
     @app.command()
     def compare(
@@ -209,24 +200,30 @@ def _list_benchmarks(json_: bool) -> None:
 
 
 def _evaluate_standard(request, began: float, json_: bool) -> None:
-    from contextlib import nullcontext
-
-    from flows.board import LiveBoard, PlainBoard
     from flows.cli import stack
     from flows.cli.run import quiet_prefect
-    from flows.cli.summary import print_result
 
     request.check()  # names and files, before servers are started
     home = stack.ensure()
     quiet_prefect(home)
-    from flows.execute import run_here
     from flows.standard_flow import evaluate_standard
 
-    nodes = ["benchmarks", "evaluate"]
+    _run(evaluate_standard, request, ["benchmarks", "evaluate"], began, json_)
+
+
+def _run(flow, request, nodes: list[str], began: float, json_: bool, shown: list[str] | None = None) -> None:
+    """Runs a flow on a board and prints what it came to. Imports Prefect, which reads its settings when it is imported:
+    call it after stack.ensure()."""
+    from contextlib import nullcontext
+
+    from flows.board import LiveBoard, PlainBoard
+    from flows.cli.summary import print_result
+    from flows.execute import run_here
+
     board = LiveBoard(nodes) if sys.stderr.isatty() else PlainBoard(nodes)
     with board if isinstance(board, LiveBoard) else nullcontext():
-        result = run_here(evaluate_standard, request, board)
-    print_result(result, time.monotonic() - began, json_)
+        result = run_here(flow, request, board)
+    print_result(result, time.monotonic() - began, json_, shown)
     if not result.succeeded:
         raise typer.Exit(130 if result.cancelled else 1)
 
