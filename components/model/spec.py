@@ -205,6 +205,21 @@ PRESETS: dict[str, LingSpec] = {
 }
 
 
+def extended(spec: LingSpec, factor: float | None) -> LingSpec:
+    """The same weights with YaRN: `factor` times the context (Ring releases: 64K to 128K). None changes nothing.
+
+    Raises:
+        BadInput: the model is stretched already.
+    """
+    if factor is None:
+        return spec
+    if spec.yarn is not None:
+        raise BadInput(f"{spec.name} has YaRN already (factor {spec.yarn.factor:g})", where="evaluate.yarn_factor")
+    length = spec.max_position_embeddings
+    yarn = YarnScaling(factor=factor, original_max_position=length)
+    return spec.model_copy(update={"yarn": yarn, "max_position_embeddings": int(length * factor)})
+
+
 def spec_for(config: ModelConfig) -> LingSpec:
     """The architecture a recipe's `model` section names.
 

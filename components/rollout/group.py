@@ -28,10 +28,16 @@ from components.rollout.exchange import Layouts, checksum, pack
 from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
 
 
-def warm_engines(model: ModelConfig, dtype: str, execution: ExecutionConfig, routing: bool = False) -> EngineGroup:
+def warm_engines(
+    model: ModelConfig,
+    dtype: str,
+    execution: ExecutionConfig,
+    routing: bool = False,
+    yarn_factor: float | None = None,
+) -> EngineGroup:
     """The engines of this architecture, dtype and layout, kept between stages; they start at the first call.
 
-    routing: samples come with their experts, for replay in the trainer.
+    routing: samples come with their experts, for replay in the trainer. yarn_factor: of a longer context.
 
     Context length is the model's own, so that RL and evaluation share them. Weights are whatever was published last:
     publish or load_directory before sampling.
@@ -40,16 +46,16 @@ def warm_engines(model: ModelConfig, dtype: str, execution: ExecutionConfig, rou
 
     def start() -> EngineGroup:
         from components.model.hf_config import config_json
-        from components.model.spec import spec_for
+        from components.model.spec import extended, spec_for
         from components.model.tokenizer import load_tokenizer
 
-        spec = spec_for(model)
+        spec = extended(spec_for(model), yarn_factor)
         config = config_json(spec, load_tokenizer(model.tokenizer), dtype)
         return EngineGroup(config, dtype, spec.max_position_embeddings, execution, routing)
 
     apart = execution.learners if execution.placement == "disaggregated" else None
     layout = (execution.device, execution.engines, execution.threads, execution.max_num_seqs, apart)
-    return warm(("engines", model, dtype, layout, routing), start)
+    return warm(("engines", model, dtype, layout, routing, yarn_factor), start)
 
 
 class EngineGroup:

@@ -13,7 +13,7 @@ from components.evaluation.report import write_report
 from components.evaluation.runner import evaluate
 from components.evaluation.sampler import codec_for
 from components.evaluation.types import Evaluation
-from components.model.spec import spec_for
+from components.model.spec import extended, spec_for
 from components.model.tokenizer import check_tokenizer, contract, load_tokenizer
 from components.recipe.evaluation import EvaluationConfig
 from components.rollout.group import warm_engines
@@ -31,9 +31,9 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     standard = inputs["corpus"].stage == "benchmarks"  # of a recipe's corpus only a part is needed
     corpus = context.fetch(inputs["corpus"]) if standard else context.fetch(inputs["corpus"], "benchmarks").parent
     benchmarks, files = read_benchmarks(corpus), files_of(corpus)
-    tokenizer, spec = load_tokenizer(directory), spec_for(config.model)
+    tokenizer, spec = load_tokenizer(directory), extended(spec_for(config.model), section.yarn_factor)
     check_tokenizer(tokenizer, load_tokenizer(config.model.tokenizer), where=str(directory))
-    engines = warm_engines(config.model, section.engine_dtype, context.execution)
+    engines = warm_engines(config.model, section.engine_dtype, context.execution, yarn_factor=section.yarn_factor)
     settings = {
         **contract(tokenizer, spec, section.engine_dtype).model_dump(),
         "stage": inputs["model"].stage,

@@ -187,6 +187,8 @@ def test_a_standard_benchmark_on_the_released_model(run: dict, tmp_path: Path) -
         "smoke",
         "--set",
         settings,
+        "--set",
+        "evaluate.yarn_factor=2.0",
         "--json",
     )
     first, second = ringflow(*command), ringflow(*command)

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from components.failures import BadInput
 from components.model.architecture import check_architecture
-from components.model.spec import PRESETS, spec_for
+from components.model.spec import PRESETS, extended, spec_for
 from components.recipe.model import ModelConfig
 
 
@@ -47,3 +47,12 @@ def test_max_position_comes_from_the_recipe():
 def test_another_architecture_is_named_field_by_field():
     with pytest.raises(BadInput, match=r"num_hidden_layers 2 \(recipe: 4\)"):
         check_architecture(PRESETS["smoke"], PRESETS["nano"], "base.uri")
+
+
+def test_yarn_lengthens_the_context_and_only_once():
+    spec = PRESETS["nano"]
+    longer = extended(spec, 2.0)
+    assert (longer.max_position_embeddings, longer.yarn.original_max_position, longer.yarn.factor) == (1024, 512, 2.0)
+    assert extended(spec, None) is spec
+    with pytest.raises(BadInput, match="YaRN already"):
+        extended(longer, 2.0)
