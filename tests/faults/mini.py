@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from prefect import flow
+from prefect.context import get_run_context
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -41,9 +42,13 @@ NO_MOUNT = 77
 FORKED = multiprocessing.get_context("forkserver")
 
 
-@flow(
-    name="ring", flow_run_name=lambda: f"mini-{uuid.uuid4().hex[:8]}", task_runner=ThreadPoolTaskRunner(max_workers=2)
-)
+def run_name() -> str:
+    """A name of its own, kept by a retry, as that of `ring` is."""
+    name = get_run_context().flow_run.name
+    return name if name.startswith("mini-") else f"mini-{uuid.uuid4().hex[:8]}"
+
+
+@flow(name="ring", flow_run_name=run_name, task_runner=ThreadPoolTaskRunner(max_workers=2))
 def mini(request: RunRequest) -> State:
     """The first stages of the recipe, through everything that a whole run goes through."""
     graph, loaded = request.load()

@@ -56,9 +56,14 @@ class Matrix:
         head, _, rest = text.partition(PLACE)
         old, _, tail = rest.partition(END)
         rows = {key: cells for cells in map(_cells, old.splitlines()) if cells and (key := (*cells[:3], cells[6]))}
+        now: dict[tuple[str, ...], str] = {}
         for node, (what, when, expected, result, seconds) in self.rows.items():
             test = f"`{node.replace('tests/', '', 1).partition('[')[0]}`"
-            rows[what, when, expected, test] = [what, when, expected, result, f"{seconds:.1f}", _today(), test]
+            key = (what, when, expected, test)
+            if key in now and now[key] != RESULTS["passed"]:
+                continue  # one of several cases of this row went wrong: that is what it says
+            now[key] = result
+            rows[key] = [what, when, expected, result, f"{seconds:.1f}", _today(), test]
         order = list(dict.fromkeys(key[0] for key in rows))
         lines = [
             f"{len(rows)} faults, {sum(cells[3] == RESULTS['passed'] for cells in rows.values())} as expected.",
