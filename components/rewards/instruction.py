@@ -91,7 +91,7 @@ def _holds(texts: list[str], row: Mapping[str, Any], where: str) -> bool:
 
 
 def _find(name: Any, where: str) -> Constraint:
-    from components.rewards import ifbench, ifeval  # noqa: F401  their functions register themselves
+    from components.rewards import ifbench, ifbench_format, ifeval  # noqa: F401  their functions register themselves
 
     if name in UNSUPPORTED:
         raise BadInput(f"constraint {name!r} is not supported: {UNSUPPORTED[name]}", where=where)

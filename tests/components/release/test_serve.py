@@ -11,8 +11,11 @@ import pytest
 from rich.console import Console
 
 from components.failures import BadInput, InfrastructureError
+from components.recipe.execution import JudgeEndpoint
 from components.release.chat import AnswerFailed, Chat, converse
 from components.release.serve import ServeOptions, start
+from components.rewards.judge import Judge
+from components.rewards.pairwise import choice_of, question
 from tests.components.release.random_model import write_random_model
 
 QUESTION = [{"role": "user", "content": "m:6a+4b*7c="}]
@@ -95,6 +98,19 @@ class TestServed:
             client.chat.completions.create(model="other", messages=QUESTION)
         with pytest.raises(openai.BadRequestError, match="maximum context length"):
             client.chat.completions.create(model="ring-random", messages=[{"role": "user", "content": "9" * 400}])
+
+    def test_a_judge_over_it_is_told_apart_from_a_verdict(self, server):
+        """A random model answers, and what it says is no verdict: an error, never a reward."""
+        endpoint = JudgeEndpoint(model=server.model, base_url=server.base_url, timeout_s=120)
+        judge = Judge(endpoint)
+        asked = question("a", "b", "c")[1:]  # without the instructions: the model has few positions
+        reply = judge.ask(asked, 8)
+        assert reply.text
+        assert reply.tokens > 8
+        assert judge.ask(asked, 8).cached
+        with pytest.raises(InfrastructureError, match="no verdict"):
+            judge.verdict([{"role": "user", "content": "a"}], choice_of, 4)
+        judge.close()
 
     def test_terminal_chat_on_piped_lines(self, server):
         chat = Chat(server.base_url, max_tokens=20)

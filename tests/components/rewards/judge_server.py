@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
         with LOCK:
             ASKED.append(body | {"authorization": self.headers.get("Authorization")})
             count = sum(asked["model"] == model for asked in ASKED)
-        if model.startswith("stalls") or (model.startswith("stalls-once") and count == 1):
+        if model.startswith("stalls"):
             time.sleep(30)
         if (model.startswith("flaky") and count % 3) or model.startswith("broken"):
             return self.reply(500 if count % 2 else 503, {"error": "busy"})
