@@ -128,17 +128,28 @@ def total_variation(left: Mapping[str, float], right: Mapping[str, float]) -> fl
     return sum(abs(left.get(key, 0) / sums[0] - right.get(key, 0) / sums[1]) for key in {*left, *right}) / 2
 
 
-def rollout_table(rollouts: Sequence[Mapping[str, Any]], repetition: Callable[[str], float]) -> dict[str, list[Any]]:
-    """Columns of rollouts as the RL stages and the pass-rate stage write them ({prompt_id, response, tokens, ...})."""
-    if not rollouts:
-        return {}
-    values = [rollout["reward"]["value"] for rollout in rollouts]
-    return {
-        "id": [f"{rollout.get('step', 0)}/{rollout['prompt_id']}" for rollout in rollouts],
-        "tokens": [rollout["tokens"] for rollout in rollouts],
-        "reward": values,
-        "reward_error": [value is None for value in values],
-        "truncated": [rollout["finish"] == "length" for rollout in rollouts],
-        "response_nonempty": [bool(rollout["response"].strip()) for rollout in rollouts],
-        "repetition": [repetition(rollout["response"]) for rollout in rollouts],
-    }
+def rollout_table(
+    rollouts: Sequence[Mapping[str, Any]], error_rate: float, repetition: Callable[[str], float]
+) -> dict[str, list[Any]]:
+    """Columns of rollouts as the RL stages and the pass-rate stage write them.
+
+    Args:
+        rollouts: the evidence that was kept, {prompt_id, response, tokens, finish, reward}.
+        error_rate: share of ALL rewards that could not be given, kept as evidence or not.
+    """
+    rewards = [rollout["reward"] for rollout in rollouts]
+    # A reward model's score is any number; the rules give 0 to 1.
+    by_rule = [reward["value"] if "reward_model" not in reward.get("evidence", {}) else None for reward in rewards]
+    return (
+        {
+            "id": [f"{rollout.get('step', 0)}/{rollout['prompt_id']}" for rollout in rollouts],
+            "tokens": [rollout["tokens"] for rollout in rollouts],
+            "reward": by_rule,
+            "reward_error_rate": [error_rate] * len(rollouts),
+            "truncated": [rollout["finish"] == "length" for rollout in rollouts],
+            "response_nonempty": [bool(rollout["response"].strip()) for rollout in rollouts],
+            "repetition": [repetition(rollout["response"]) for rollout in rollouts],
+        }
+        if rollouts
+        else {}
+    )

@@ -46,7 +46,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "benchmark": (*_EVERY, *_WHOLE, *_PROMPT),
     "ingestion": ("id", "malformed_fraction", "has_licence", "records"),
     "mix": ("id", "split", "domain", "wanted", "share", "deviation", "epochs"),
-    "rollouts": ("id", "tokens", "reward", "reward_error", "truncated", "response_nonempty", "repetition"),
+    "rollouts": ("id", "tokens", "reward", "reward_error_rate", "truncated", "response_nonempty", "repetition"),
     "drift": ("id", "split", "measure", "distance"),
 }
 
@@ -101,7 +101,7 @@ def _mix(config: GateConfig) -> list[Expect]:
 def _rollouts(config: GateConfig) -> list[Expect]:
     return [
         Expect("rows", "", "critical", "no rollouts", low=1),
-        Expect("mean", "reward_error", "critical", "too many rewards that could not be given", high=MAX_REWARD_ERRORS),
+        Expect("total", "reward_error_rate", "critical", "too many rewards were not given", high=MAX_REWARD_ERRORS),
         Expect("range", "reward", "critical", "rewards outside 0 to 1", 0, 1),
         Expect("true", "response_nonempty", "warning", "empty responses", mostly=0.99),
         Expect("mean", "truncated", "warning", "most responses reach the length limit", high=0.5),

@@ -47,12 +47,12 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     engines.load_directory(context.fetch(inputs["model"], "model"))
     with open_scorer(tier=context.execution.sandbox_tier) as scorer:
         counts = estimate_pass_rates(context, engines, codec, scorer, read_records(path, RlRecord), total, section)
-    table = rollout_table(list(read_rollouts(context.output / ROLLOUTS)), repetition)
+    errors = counts["reward errors"] / max(1, counts["responses"])
+    table = rollout_table(list(read_rollouts(context.output / ROLLOUTS)), errors, repetition)
     report = run_gates({"rollouts": (suite("rollouts", GateConfig()), table)}, context.output / "gates")
     for name, page in report.pages.items():
         context.attach(page, f"gates/{name}{page.suffix}")
     report.require(where="pass_rate", remedy="Read gates/rollouts.html: a verifier or its data is wrong")
-    errors = counts["reward errors"] / max(1, counts["responses"])
     if not counts["kept"]:
         raise BadInput(
             f"no RL prompt is solved sometimes ({dict(counts)})",

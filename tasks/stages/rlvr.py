@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -13,6 +15,8 @@ from components.recipe.rl import RlPhase
 from components.rewards.types import Scorer
 from tasks.stage import StageConfig
 from tasks.stages.rewards import open_rewards
+
+log = logging.getLogger(__name__)
 
 
 def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageConfig) -> StageResult:
@@ -84,6 +88,7 @@ def run_phase(
             reference=reference,
         )
         learners.write_hf((context.output / "model").absolute(), model.tokenizer)
+    findings = gate_rollouts(context)
     return StageResult(
         summary={
             "steps": summary.steps,
@@ -94,10 +99,35 @@ def run_phase(
             "reward_alarms": summary.alarms,
             **{f"retired_{why}": count for why, count in sorted(summary.retired.items())},
             **(turns.turns.summary() if turns is not None else {}),
+            "gate_findings": findings,
             **{f"groups_{outcome}": count for outcome, count in sorted(summary.outcomes.items())},
         },
         contract=contract(tokenizer, spec),
     )
+
+
+def gate_rollouts(context: StageContext) -> int:
+    """Validates the rollouts kept as evidence, with the error rate of all rewards; the number of findings.
+
+    They are shown and do not stop: the loop masked what had no reward, and its guard stops a run while it goes.
+    """
+    from components.data.gate_tables import rollout_table
+    from components.data.gates import run_gates
+    from components.data.statistics import repetition
+    from components.data.suites import suite
+    from components.recipe.data import GateConfig
+
+    paths = sorted((context.output / "rollouts").glob("*.jsonl"))
+    rollouts = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    steps = [json.loads(line) for line in (context.output / "metrics.jsonl").read_text().splitlines()]
+    shares = [step["reward/error_fraction"] for step in steps if "reward/error_fraction" in step]
+    table = rollout_table(rollouts, sum(shares) / max(1, len(shares)), repetition)
+    report = run_gates({"rollouts": (suite("rollouts", GateConfig()), table)}, context.output / "gates")
+    for name, page in report.pages.items():
+        context.attach(page, f"gates/{name}{page.suffix}")
+    for finding in report.findings:
+        log.warning("%s: %s", context.node, finding)
+    return len(report.findings)
 
 
 def _logprobs(learners: Any, sequences: Sequence[Any]) -> list[Any]:

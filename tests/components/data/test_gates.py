@@ -168,11 +168,11 @@ def test_rollouts_whose_rewards_fail_are_critical(tmp_path):
             "reward": {"value": value, "verdict": "error" if value is None else "wrong"},
         }
 
-    good = rollout_table([rollout(n, float(n % 2)) for n in range(50)], lambda text: 0.0)
-    bad = rollout_table([rollout(n, None if n < 5 else 1.0) for n in range(50)], lambda text: 0.0)
+    good = rollout_table([rollout(n, float(n % 2)) for n in range(50)], 0.0, lambda text: 0.0)
+    bad = rollout_table([rollout(n, None if n < 5 else 1.0) for n in range(50)], 0.1, lambda text: 0.0)
     assert set(good) == set(COLUMNS["rollouts"])
     report = run_gates(
         {"good": (suite("rollouts", GateConfig()), good), "bad": (suite("rollouts", GateConfig()), bad)}, tmp_path
     )
-    assert [(finding.suite, finding.column) for finding in report.findings] == [("bad", "reward_error")]
+    assert [(finding.suite, finding.column) for finding in report.findings] == [("bad", "reward_error_rate")]
     assert report.critical
