@@ -90,8 +90,17 @@ def _solution_method(program: str) -> str | None:
     return f"Solution().{program[method + 4 :].split('(')[0].strip()}" if method >= 0 else None
 
 
+def _is_value(node: ast.expr) -> bool:
+    """Written out, so that its text is its repr: `10 + 5` and `sorted(x)` are not."""
+    try:
+        ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
+
+
 def _assertions(source: str, target: str | None) -> list[dict[str, str]]:
-    """`assert a == b` is a call with its result; any other assertion is a call whose result is True."""
+    """`assert a == value` is a call with its result; any other assertion is an expression whose result is True."""
     try:
         module = ast.parse(source)
     except SyntaxError as error:
@@ -106,7 +115,12 @@ def _assertions(source: str, target: str | None) -> list[dict[str, str]]:
                 raise ValueError("tests hold more than plain assertions")
             continue
         test = statement.test
-        equality = isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq)
+        equality = (
+            isinstance(test, ast.Compare)
+            and len(test.ops) == 1
+            and isinstance(test.ops[0], ast.Eq)
+            and _is_value(test.comparators[0])
+        )
         call, result = (
             (ast.unparse(test.left), ast.unparse(test.comparators[0])) if equality else (ast.unparse(test), "True")
         )

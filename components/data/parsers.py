@@ -38,6 +38,7 @@ REPLY_TEXT_KEYS = ("text", "content", "response", "reply", "completion", "output
 SCORE_KEYS = ("score", "overall_score", "rating", "reward")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
+_JOINED = "solution joined to the start that the prompt gives"
 _GSM_ANSWER = re.compile(r"\n?####\s*(.+?)\s*$")
 _GSM_CALCULATOR = re.compile(r"<<[^<>]*>>")
 _HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")
@@ -190,6 +191,9 @@ def parse_code_tests(row: Mapping[str, Any]) -> list[Row]:
         tests = parse_tests(decoded(row[key]), row.get("entry_point"), solution or problem)
     except ValueError as error:
         raise Malformed(key, str(error)) from None
+    start = f"def {row.get('entry_point')}("
+    if solution is not None and start in problem and start not in solution:  # HumanEval stores the body alone
+        return [Row(user(problem), tests=tests, solution=problem + solution, kind="code", changes=(_JOINED,))]
     return [Row(prompt=user(problem), tests=tests, solution=solution, kind="code")]
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 from components.data.ingest import Dropped, Made, Result
-from components.data.schema import RlRecord
+from components.data.schema import BenchmarkItem, RlRecord
 from components.data.sources import SourceEntry
 
 # Programs judged together: enough to keep every sandbox worker busy.
@@ -37,7 +37,9 @@ def only_solved(
 
 
 def _is_code(result: Result | SourceEntry) -> bool:
-    return isinstance(result, Made) and isinstance(result.record, RlRecord) and result.record.verifier.kind == "code"
+    """A code prompt; benchmark items are never left out, their suite only tells."""
+    record = result.record if isinstance(result, Made) else None
+    return isinstance(record, RlRecord) and not isinstance(record, BenchmarkItem) and record.verifier.kind == "code"
 
 
 def _to_run(result: Result | SourceEntry) -> bool:

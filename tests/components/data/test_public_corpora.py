@@ -56,7 +56,9 @@ def test_stored_solutions_of_leetcode_pass_their_tests():
         accepted = probes.solutions_accepted(found.records)
         broken = [record.model_copy(update={"solution": "class Solution: pass"}) for record in found.records[:2]]
         assert probes.solutions_accepted(broken) == [False, False]
-    assert sum(accepted) >= 11
+        assert sum(accepted) >= 11
+        humaneval = BenchmarkSource(name="humaneval", uri=str(DATA / "benchmarks" / "humaneval.jsonl"))
+        assert all(probes.solutions_accepted(ingest(humaneval).records[:12]))
 
 
 @pytest.mark.parametrize(

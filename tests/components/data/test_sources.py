@@ -180,3 +180,13 @@ def test_reading_records_names_file_line_and_field(tmp_path):
     path.write_text(path.read_text() + '{"id": "2", "source": "s", "prompt": [{"role": "robot"}]}\n')
     with pytest.raises(BadInput, match=r"sft\.jsonl:2: (domain|prompt\[0\])"):
         list(read_records(path, SftRecord))
+
+
+def test_expected_values_that_are_no_literals_are_compared_inside(tmp_path):
+    tests = (
+        "def check(candidate):\n assert candidate(1) == 10 + 5\n assert candidate(2) == [3]\n assert candidate(3) < 4"
+    )
+    path = write(tmp_path / "a.jsonl", [{"prompt": "def f(x):\n", "test": tests, "entry_point": "f"}])
+    (record,) = ingest(FileSource(uri=path, split="rl")).records
+    found = [(test["call"], test["result"]) for test in record.verifier.reference["tests"]]
+    assert found == [("f(1) == 10 + 5", "True"), ("f(2)", "[3]"), ("f(3) < 4", "True")]
