@@ -15,15 +15,20 @@ from components.rewards.normalise import normal, percent, rational
 from components.rewards.scorer import RuleScorer
 from components.rewards.types import RewardRequest
 from components.rewards.verify_pool import VerifyPool
+from components.sandbox.types import Tier
 
 _WORDS = re.compile(r"^[^\W\d_][^\W\d_ ,'-]*(?:[ ,'-]+[^\W\d_]+)*$")
 DEADLINE_S = 10.0
 
 
 class RewardProbes:
-    """Implements components.data.gate_tables.Probes. Processes start when the first question needs one; close it."""
+    """Implements components.data.gate_tables.Probes. Processes start when the first question needs one; close it.
 
-    def __init__(self) -> None:
+    tier: weakest isolation allowed.
+    """
+
+    def __init__(self, tier: Tier = "strict") -> None:
+        self._tier: Tier = tier
         self._verify: VerifyPool | None = None
         self._scorer: RuleScorer | None = None
 
@@ -36,14 +41,14 @@ class RewardProbes:
         if rational(text) is not None or percent(text) is not None or _WORDS.match(text):
             return True
         if self._verify is None:
-            self._verify = VerifyPool()
+            self._verify = VerifyPool(tier=self._tier)
         # math-verify calls a pair equal only when it could read the reference.
         return self._verify.equal(answer, answer, 2 * DEADLINE_S).equal
 
     def solutions_accepted(self, records: Sequence[RlRecord]) -> list[bool]:
         """Whether the stored solution of each code record passes all its tests, in the sandbox."""
         if self._scorer is None:
-            self._scorer = RuleScorer()
+            self._scorer = RuleScorer(tier=self._tier)
         requests = [
             RewardRequest(record.id, "", _fenced(record.solution or ""), record.verifier, False) for record in records
         ]

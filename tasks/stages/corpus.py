@@ -61,7 +61,7 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     section: CorpusConfig = config.section
     everything = Measure(config.model.tokenizer)
     with (
-        RewardProbes() as probes,
+        RewardProbes(context.execution.sandbox_tier) as probes,
         CorpusWriter(context.output, context.scratch / "corpus", section.gates.sample) as writer,
         (context.output / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine,
     ):
