@@ -43,7 +43,7 @@ class RewardProbes:
         if self._verify is None:
             self._verify = VerifyPool(tier=self._tier)
         # math-verify calls a pair equal only when it could read the reference.
-        return self._verify.equal(answer, answer, 2 * DEADLINE_S).equal
+        return self._verify.judge({"reference": answer, "answer": answer}, 2 * DEADLINE_S).equal
 
     def solutions_accepted(self, records: Sequence[RlRecord]) -> list[bool]:
         """Whether the stored solution of each code record passes all its tests, in the sandbox."""
