@@ -59,7 +59,10 @@ class ScatteredEngines:
 
 class StillLearners:
     def logprobs(self, sequences):
-        return [(np.full(int(s.loss_mask.sum()), -0.5, np.float32), np.zeros(1, np.float32)) for s in sequences]
+        return [
+            (np.full(n, -0.5, np.float32), np.full(n, 0.5, np.float32))
+            for n in (int(s.loss_mask.sum()) for s in sequences)
+        ]
 
     def policy_step(self, sequences, loss):
         kept = dict.fromkeys(("tokens", "masked_low", "masked_high", "nonfinite"), 1.0)
