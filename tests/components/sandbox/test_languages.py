@@ -53,7 +53,7 @@ SAMPLES = {
     "sql": Samples("select 42;", "selec 42;", "with recursive c(x) as (select 1 union all select x+1 from c) select count(*) from c;"),
 }  # fmt: skip
 ROOMY = Limits(cpu_s=10, wall_s=40)
-SHORT = Limits(cpu_s=1, wall_s=20)
+SHORT = Limits(cpu_s=0.4, wall_s=20)
 
 
 @pytest.fixture(scope="module")

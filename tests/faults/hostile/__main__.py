@@ -13,7 +13,7 @@ from components.sandbox import Program, Sandbox, Test
 from components.sandbox.languages import available_languages
 from tests.faults.hostile.others import CALLER, KERNEL_SURFACE, OTHERS
 from tests.faults.hostile.programs import FORGERIES, PYTHON, SECRET
-from tests.faults.hostile.test_hostile import COMPILING, HONEST, LIMITS
+from tests.faults.hostile.test_hostile import COMPILING, HONEST, LIMITS, SLOW_STARTERS
 
 
 def rows(pool: Sandbox, secret: Path):
@@ -29,7 +29,8 @@ def rows(pool: Sandbox, secret: Path):
     for language, name, source, allowed in OTHERS:
         if language in here:
             program = Program(language, source.replace("@SECRET@", str(secret)))
-            result = pool.run(program, [Test(stdin="")], LIMITS, compile_limits=COMPILING)
+            limits = SLOW_STARTERS.get(language, LIMITS)
+            result = pool.run(program, [Test(stdin="")], limits, compile_limits=COMPILING)
             yield language, name, result, result.verdict in allowed
     if "c" in here:
         for number, name in KERNEL_SURFACE.items():

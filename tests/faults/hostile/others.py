@@ -15,7 +15,7 @@ OTHERS: list[tuple[str, str, str, set[str]]] = [
     ("c", "null pointer", "int main(){*(volatile int*)0=1;return 0;}", {RUN}),
     ("c", "stack overflow", "int f(int x){volatile char a[4096];a[0]=x;return f(x+1)+a[0];}int main(){return f(0);}", {RUN, MEMORY}),
     ("c", "fork bomb", _C + "int main(){for(;;)fork();}", {TIME, RUN}),
-    ("c", "memory bomb", _C + "int main(){for(;;){char*p=malloc(1<<24);if(!p)return 1;memset(p,1,1<<24);}}", {MEMORY, RUN}),
+    ("c", "memory bomb", _C + "int main(){for(;;){char*p=malloc(1<<24);if(!p)return 1;memset(p,1,1<<24);}}", {MEMORY, RUN, TIME}),
     ("c", "endless output", _C + "int main(){char b[65536];memset(b,'x',sizeof b);for(;;)write(1,b,sizeof b);}", {OUTPUT}),
     ("c", "ignores every signal", _C + "int main(){for(int s=1;s<65;s++)signal(s,SIG_IGN);for(;;);}", {TIME}),
     ("c", "32-bit system calls", "int main(){int r;__asm__ volatile(\"int $0x80\":\"=a\"(r):\"a\"(20));return r<0;}", {VIOLATION, RUN}),
@@ -27,7 +27,7 @@ OTHERS: list[tuple[str, str, str, set[str]]] = [
     ("c", "writes code into a page", _C + "int main(){unsigned char*p=mmap(0,4096,PROT_READ|PROT_WRITE|PROT_EXEC,MAP_PRIVATE|MAP_ANONYMOUS,-1,0);memcpy(p,\"\\xb8\\x65\\x00\\x00\\x00\\x0f\\x05\\xc3\",8);((void(*)(void))p)();return 0;}", {VIOLATION}),
     ("c", "says it passed", _C + "int main(){for(int f=3;f<64;f++)write(f,\"{\\\"v\\\": \\\"1\\\"}\\n\",11);write(1,\"accepted\\n\",9);_exit(3);}", {RUN}),
     # C++
-    ("cpp", "template bomb", "template<int A,int B>struct T{static const long v=T<A-1,B>::v+T<A-1,B+1>::v;};template<int B>struct T<0,B>{static const long v=B;};int main(){return T<800,0>::v;}", {COMPILE}),
+    ("cpp", "template bomb", "template<int N>struct T{T<N+1> t;};T<0> x;int main(){}", {COMPILE}),
     ("cpp", "throws for ever", "#include <exception>\nint main(){throw 1;}", {RUN}),
     # Bash
     ("bash", "fork bomb", ":(){ :|:& };:\nwait", {OK, TIME, RUN}),
@@ -43,9 +43,8 @@ OTHERS: list[tuple[str, str, str, set[str]]] = [
     ("bash", "endless output", "yes", {OUTPUT}),
     ("bash", "changes its limits", "ulimit -v unlimited && echo LEAK; ulimit -u 9999 && echo LEAK; exit 3", {RUN}),
     ("bash", "other processes", "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; done | grep -c -e py[t]est -e ring[f]low && echo LEAK; exit 3", {RUN}),
-    # JavaScript
-    ("javascript", "endless loop", "while(true){}", {TIME}),
-    ("javascript", "memory bomb", "const a=[];while(true)a.push(new Array(1e6).fill(1))", {MEMORY, RUN, TIME}),
+    # JavaScript; its endless loop is among the tests of languages
+        ("javascript", "memory bomb", "const a=[];while(true)a.push(new Array(1e6).fill(1))", {MEMORY, RUN, TIME}),
     ("javascript", "buffers outside the heap", "const a=[];while(true)a.push(Buffer.alloc(1<<24,1))", {MEMORY, RUN, TIME}),
     ("javascript", "reads the secret", "console.log(require('fs').readFileSync('@SECRET@','utf8'))", {RUN}),
     ("javascript", "network", "require('net').connect(80,'1.1.1.1').on('connect',()=>console.log('LEAK')).on('error',()=>process.exit(3))", {RUN}),
@@ -63,7 +62,7 @@ OTHERS: list[tuple[str, str, str, set[str]]] = [
     ("lua", "memory bomb", "local t={} while true do t[#t+1]=string.rep('x',1e7) end", {MEMORY, RUN, TIME}),
     ("lua", "runs a shell", "print(io.popen('cat @SECRET@ 2>&1'):read('a')) os.exit(3)", {RUN}),
     # Java, Go, Rust, C#, Haskell, SQL, R
-    ("java", "thread bomb", "public class Main{public static void main(String[] a){while(true)new Thread(()->{try{Thread.sleep(99999);}catch(Exception e){}}).start();}}", {RUN, TIME, MEMORY}),
+    ("java", "thread bomb", "public class Main{public static void main(String[] a){while(true)new Thread(()->{try{Thread.sleep(300);}catch(Exception e){}}).start();}}", {RUN, TIME, MEMORY}),
     ("java", "reads the secret", "import java.nio.file.*;public class Main{public static void main(String[] a)throws Exception{System.out.println(Files.readString(Path.of(\"@SECRET@\")));}}", {RUN}),
     ("go", "memory bomb", "package main\nfunc main(){var a [][]byte;for{b:=make([]byte,1<<24);for i:=range b{b[i]=1};a=append(a,b)}}", {MEMORY, RUN, TIME}),
     ("rust", "embeds a host file", 'fn main(){println!("{}",include_str!("@SECRET@"));}', {COMPILE}),
