@@ -1,6 +1,6 @@
 #!/bin/sh
 # languages.sh PYTHON: installs Debian's packages of the languages that the sandbox misses here, then says what it has.
-# Usage: make languages. About 1.5 GB with everything missing. See docs/sandbox.md.
+# Usage: make languages. About 2 GB with everything missing. See docs/sandbox.md.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -33,7 +33,8 @@ MUTANT_LIMITS = Limits(cpu_s=3, wall_s=8, memory_bytes=1 << 30)
 PRELUDE = (
     "import bisect, collections, copy, functools, heapq, itertools, math, operator, random, re, string\n"
     "from bisect import *\nfrom collections import *\nfrom functools import *\nfrom heapq import *\n"
-    "from itertools import *\nfrom math import *\nfrom operator import *\nfrom typing import *\ninf = float('inf')\n"
+    "from itertools import *\nfrom math import *\nfrom operator import *\nfrom string import *\nfrom typing import *\n"
+    "inf = float('inf')\n"
 )
 NODES = """
 class ListNode:
