@@ -117,7 +117,7 @@ def gate_rollouts(context: StageContext) -> int:
     from components.data.suites import suite
     from components.recipe.data import GateConfig
 
-    paths = sorted((context.output / "rollouts").glob("*.jsonl"))
+    paths = sorted((context.output / "rollouts").glob("step-*.jsonl"))
     rollouts = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     steps = [json.loads(line) for line in (context.output / "metrics.jsonl").read_text().splitlines()]
     shares = [step["reward/error_fraction"] for step in steps if "reward/error_fraction" in step]

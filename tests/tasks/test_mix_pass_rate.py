@@ -20,6 +20,7 @@ from components.rl.pass_rate import Codec, estimate_pass_rates
 from components.rollout.types import Sample
 from flows.graph import build
 from tasks.stage import STAGES, StageConfig
+from tasks.stages.rlvr import gate_rollouts
 from tests.components.recipe.test_load import MINIMAL
 
 NANO = ModelConfig(preset="nano")
@@ -178,3 +179,18 @@ def test_pass_rates_of_a_real_model_on_real_engines(tmp_path):
     assert {row["domain"] for row in tried} == {"math", "logic"}
     assert all(0 <= row["pass_rate"] <= 1 for row in tried)
     assert (context.output / "gates" / "docs" / "index.html").is_file()
+
+
+def test_rollouts_of_an_rl_stage_are_gated_and_shown(tmp_path):
+    context = LocalContext(tmp_path, "rlvr-1", quiet=True)
+    (context.output / "rollouts").mkdir()
+    reward = {"value": 1.0, "verdict": "correct", "evidence": {}}
+    row = {"step": 0, "prompt_id": "p", "response": "so", "finish": "stop", "tokens": 2, "reward": reward}
+    (context.output / "rollouts" / "step-000000.jsonl").write_text((json.dumps(row) + "\n") * 4)
+    (context.output / "rollouts" / "alarms.jsonl").write_text('{"step": 0, "alarm": "odd"}\n')
+    metrics = context.output / "metrics.jsonl"
+    metrics.write_text('{"step": 0, "reward/error_fraction": 0.0}\n')
+    assert gate_rollouts(context) == 0
+    metrics.write_text('{"step": 0, "reward/error_fraction": 0.2}\n')
+    assert gate_rollouts(context) == 1  # shown, not raised: the loop has masked them
+    assert (context.root / "attachments" / "gates" / "rollouts.html").is_file()
