@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -89,7 +90,7 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
             **{place: found.totals.records for place, found in gathered.items()},
             "sources": len(collected.sources),
             "quarantined": collected.quarantined,
-            **{f"left out: {reason}": count for reason, count in sorted(collected.left_out.items())},
+            **_left_out(collected.left_out),
             "expectations": report.evaluated,
             "warnings": len(report.warnings),
         }
@@ -122,6 +123,14 @@ class _Collector:
                 self.left_out[result.reason] += 1
             else:
                 self.sources.append(result)
+
+
+def _left_out(counts: Counter) -> dict[str, int]:
+    """For the summary, whose names the tracker restricts to letters, digits and a few marks."""
+    named: Counter = Counter()
+    for reason, count in sorted(counts.items()):
+        named[f"left out: {re.sub(r'[^A-Za-z0-9_ .:/-]', '', reason)}"] += count
+    return dict(named)
 
 
 def _check_names(section: CorpusConfig) -> None:
