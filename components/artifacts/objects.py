@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from components.failures import BadInput, InfrastructureError
 
 BLOCK_BYTES = 1 << 20
 PRIVATE = ".ringflow-"
+TEMPORARY = re.compile(re.escape(PRIVATE) + "[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class Versioned:
 
     data: bytes
     version: str
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An unfinished upload. token: the storage's own name for it; began: seconds since 1970."""
+
+    key: str
+    token: str
+    began: float
 
 
 class Objects(Protocol):
@@ -65,6 +76,15 @@ class Objects(Protocol):
 
     def remove(self, prefix: str) -> None:
         """Deletes the object and everything below it; absent is fine."""
+
+    def modified(self, prefix: str) -> float | None:
+        """When anything below prefix was written last, in seconds since 1970 by the storage's clock; None if empty."""
+
+    def uploads(self) -> list[Upload]:
+        """Uploads that were begun and neither finished nor given up: they take space and are no objects."""
+
+    def abort(self, upload: Upload) -> None:
+        """Gives an unfinished upload up and frees its space; one that is gone is fine."""
 
     def check(self, deadline_s: float, create: bool) -> None:
         """Proves that the place exists and can be written, within the deadline."""
@@ -152,6 +172,23 @@ class DirectoryObjects:
             else:
                 path.unlink(missing_ok=True)
 
+    def modified(self, prefix: str) -> float | None:
+        base = self.path(prefix)
+        times = [self._mtime(path) for path in ([base] if base.is_file() else base.rglob("*")) if path.is_file()]
+        return max((time for time in times if time is not None), default=None)
+
+    def uploads(self) -> list[Upload]:
+        found = []
+        for path in self.root.rglob(f"{PRIVATE}*"):
+            if TEMPORARY.fullmatch(path.name) and (began := self._mtime(path)) is not None:
+                key = path.relative_to(self.root).as_posix()
+                found.append(Upload(key, path.name, began))
+        return found
+
+    def abort(self, upload: Upload) -> None:
+        with self._errors(upload.key):
+            self.path(upload.key).unlink(missing_ok=True)
+
     def check(self, deadline_s: float, create: bool) -> None:
         if not self.root.is_dir():
             if not create:
@@ -167,6 +204,13 @@ class DirectoryObjects:
             self.remove(key)
         except BadInput as error:
             raise BadInput("the store's directory is not writable", where=self.url) from error
+
+    @staticmethod
+    def _mtime(path: Path) -> float | None:
+        try:
+            return path.stat().st_mtime
+        except FileNotFoundError:  # its writer finished or removed it meanwhile
+            return None
 
     def _beside(self, key: str) -> Path:
         target = self.path(key)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from components.artifacts.objects import BLOCK_BYTES, PRIVATE, Versioned
+from components.artifacts.objects import BLOCK_BYTES, PRIVATE, Upload, Versioned
 from components.failures import BadInput, DeadlineExceeded, InfrastructureError, RingflowError
 
 CONNECT_TIMEOUT_S = 5
@@ -156,6 +156,42 @@ class S3Objects:
             names = [f"{prefix}/{name}" for name in self.files(prefix)]
             for name in [*names, prefix]:
                 self.fs.call_s3("delete_object", **self._at(name))
+
+    def modified(self, prefix: str) -> float | None:
+        base = self._full(prefix).rstrip("/")
+        with self._errors(prefix):
+            try:
+                found = self.fs.find(base, detail=True)
+            except FileNotFoundError:
+                return None
+        times = [
+            entry["LastModified"].timestamp()
+            for name, entry in found.items()
+            if name == base or name.startswith(f"{base}/")
+        ]
+        return max(times, default=None)
+
+    def uploads(self) -> list[Upload]:
+        found: list[Upload] = []
+        where = {"Bucket": self.bucket, "Prefix": f"{self.prefix}/" if self.prefix else ""}
+        position: dict[str, str] = {}
+        with self._errors(""):
+            while True:
+                answer = self.fs.call_s3("list_multipart_uploads", **where, **position)
+                for upload in answer.get("Uploads", []):
+                    key = upload["Key"].removeprefix(where["Prefix"])
+                    found.append(Upload(key, upload["UploadId"], upload["Initiated"].timestamp()))
+                if not answer.get("IsTruncated"):
+                    return found
+                position = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+
+    def abort(self, upload: Upload) -> None:
+        with self._errors(upload.key):
+            try:
+                self.fs.call_s3("abort_multipart_upload", **self._at(upload.key), UploadId=upload.token)
+            except OSError as error:
+                if _code(error) not in ABSENT | {"NoSuchUpload"}:
+                    raise
 
     def check(self, deadline_s: float, create: bool) -> None:
         """Endpoint, credentials, bucket, and that conditional writes are honoured: a clear error for each.
