@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterable
 from typing import TextIO
 
 from tasks.board import FINAL, Line, Lines, StageState
+
+log = logging.getLogger(__name__)
 
 SYMBOLS = {"waiting": "·", "running": "▶", "reused": "≡", "done": "✔", "failed": "✘", "stopped": "■", "skipped": "-"}
 STYLES = {"running": "bold", "reused": "cyan", "done": "green", "failed": "bold red", "stopped": "yellow"}
@@ -38,6 +41,13 @@ class PlainBoard(Lines):
 
     def _say(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
+
+
+class LogBoard(PlainBoard):
+    """The same lines as log records: Prefect keeps them with the stage they speak of, `ringflow logs` prints them."""
+
+    def _say(self, text: str) -> None:
+        log.info(text.strip())
 
 
 class LiveBoard(Lines):

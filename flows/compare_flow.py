@@ -47,7 +47,12 @@ class CompareRequest(BaseModel):
         description="Its benchmarks and evaluation settings are used",
         json_schema_extra={"position": 20},
     )
-    recipe_file: str = Field(default="", title="Recipe file", json_schema_extra={"position": 30})
+    recipe_file: str = Field(
+        default="",
+        title="Recipe file",
+        description="A YAML file on the worker, instead of a recipe of the project",
+        json_schema_extra={"position": 30},
+    )
     overrides: list[str] = Field(
         default=[], title="Overrides", description="Such as evaluate.samples=16", json_schema_extra={"position": 40}
     )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 
 from prefect import flow
-from prefect.context import get_run_context
 from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -14,17 +12,12 @@ from components.artifacts.ref import ArtifactRef
 from components.artifacts.store import Store
 from components.failures import BadInput
 from flows.execute import execute
+from flows.naming import run_name
 from flows.references import find_artifact
 from flows.request import EvaluateRequest
 
 
-def flow_run_name() -> str:
-    request = EvaluateRequest.model_validate(get_run_context().parameters["request"])
-    model = request.model.rstrip("/").rsplit("/", 1)[-1]
-    return f"evaluate-{model}-{time.strftime('%m%d-%H%M%S')}"
-
-
-@flow(name="evaluate", flow_run_name=flow_run_name, task_runner=ThreadPoolTaskRunner(max_workers=2))
+@flow(name="evaluate", flow_run_name=run_name, task_runner=ThreadPoolTaskRunner(max_workers=2))
 def evaluate_model(request: EvaluateRequest) -> State:
     """Evaluates a model on the held-out benchmarks of a recipe; a result that is known already is reused."""
     graph, loaded = request.load()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,20 +24,22 @@ from prefect.states import Cancelled as CancelledState
 from prefect.states import Completed, Failed, State
 
 from components.artifacts.code import CodeState
-from components.artifacts.process import ProcessIdentity, boot_seconds, process_began
+from components.artifacts.process import boot_seconds, process_began
 from components.artifacts.provenance import recipe_version
 from components.artifacts.spent import Meter, spent_on
 from components.artifacts.store import Store
+from components.artifacts.tidy_local import claim_work
 from components.recipe.load import LoadedRecipe
-from flows.board import PlainBoard
+from flows.board import LogBoard
+from flows.crashed import Heartbeat
 from flows.graph import Graph
 from flows.overhead import Overhead, overhead
 from flows.prefect_api import run_url
 from flows.report import complete_report, finish_report
 from flows.result import RunResult, collect
-from flows.shown import show_result, tags_of
+from flows.shown import RunPage, tags_of
 from flows.watch import Watcher, release_workers
-from tasks.board import Board
+from tasks.board import Board, Several
 from tasks.lineage import RunTracker
 from tasks.runner import submit_stage
 from tasks.session import Session
@@ -95,15 +98,24 @@ def execute(
         given: artifacts from outside the DAG, as JSON, by the name that nodes use for them.
         tags: further tags of the pipeline's MLflow run.
     """
-    global _last
     flow_run = get_run_context().flow_run
-    board = _board or PlainBoard()
-    began, clock = time.monotonic(), Clock(process_began() if _began is None else _began)
-    meter = Meter()
+    clock, meter = Clock(process_began() if _began is None else _began), Meter()
     with meter.active():
-        session = _session(graph, loaded, flow_run, board, allowed, forced, repeat_of, tags or {}, meter)
+        session = _session(graph, loaded, flow_run, allowed, forced, repeat_of, tags or {}, meter)
+    page = RunPage(str(flow_run.id), flow_run.name, graph.nodes, session.outcomes, lambda: live_links(session))
+    session.board = Several(*([_board] if _board else []), LogBoard(), page)
+    with page, Heartbeat(str(flow_run.id)):
+        return _run(graph, loaded, session, given or {}, page, clock)
+
+
+def _run(
+    graph: Graph, loaded: LoadedRecipe, session: Session, given: Mapping[str, Any], page: RunPage, clock: Clock
+) -> State:
+    global _last
+    flow_run, board = get_run_context().flow_run, session.board
+    began = time.monotonic()
     interrupted: BaseException | None = None
-    futures: dict[str, Any] = dict(given or {})
+    futures: dict[str, Any] = dict(given)
     with Watcher(str(flow_run.id), session.stop):
         try:
             for node in graph.nodes.values():
@@ -113,6 +125,9 @@ def execute(
                 futures[name].wait()
         except (KeyboardInterrupt, TerminationSignal) as error:
             interrupted = error
+            # With Ray loaded, its own handler of SIGTERM came first and armed an alarm that aborts the process after
+            # three seconds: too few to end the MLflow run and the page.
+            signal.alarm(0)
             session.stop.set("interrupted" if isinstance(error, KeyboardInterrupt) else "asked to terminate")
             _wind_down({name: futures[name] for name in graph.nodes if name in futures})
         finally:
@@ -124,6 +139,7 @@ def execute(
     result = collect(graph, session.outcomes, str(flow_run.id), flow_run.name, began, session.tracker.url)
     with session.meter.active():
         _last = result = _close(session, loaded, result, clock)
+    page.finish(result.message() if result.succeeded or result.cancelled else "failed, see below")
     shutil.rmtree(session.work, ignore_errors=True)
     if isinstance(interrupted, TerminationSignal):
         raise interrupted
@@ -145,16 +161,29 @@ class Clock:
 def _close(session: Session, loaded: LoadedRecipe, result: RunResult, clock: Clock) -> RunResult:
     """Report, Prefect page and the end of the MLflow run. The stages' results are committed already."""
     commit = session.code.commit[:12] + ("+changes" if session.code.dirty else "")
+    result = replace(result, links={**result.links, **live_links(session)})
     with spent_on("report"):
         report = finish_report(home_directory(), session, loaded, result, {"commit": commit} if commit else {})
     if report is not None:
-        result = replace(result, links={**result.links, "Report": str(report)})
-    show_result(result)
-    if report is not None and session.computed:
-        complete_report(session, loaded, report, clock.overhead(session))
+        complete_report(session, loaded, report, clock.overhead(session) if session.computed else None)
+        result = replace(result, links={**result.links, **live_links(session), "Report": str(report)})
+    note = " · ".join(f"[{text}]({url})" for text, url in result.links.items() if text not in ("MLflow", "Report"))
+    told = {"mlflow.note.content": f"{result.message()}\n\n{note}"}
     with spent_on("MLflow"):
-        session.tracker.finish("FINISHED" if result.succeeded else "KILLED" if result.cancelled else "FAILED", {})
+        session.tracker.finish("FINISHED" if result.succeeded else "KILLED" if result.cancelled else "FAILED", told)
     return replace(result, overhead=clock.overhead(session))
+
+
+def live_links(session: Session) -> dict[str, str]:
+    """{text: URL} of the pages there are so far, for a browser: a path would mean something on the worker alone."""
+    tracker = session.tracker
+    found = {
+        "MLflow": tracker.url,
+        "Data Docs": tracker.page("corpus", "gates"),
+        "Decontamination": tracker.page("decontaminate", "decontamination/report.html"),
+        "Run report": f"{tracker.url}/artifacts/report.html" if "report.html" in tracker.attached else "",
+    }
+    return {text: url for text, url in found.items() if url}
 
 
 def home_directory() -> Path:
@@ -165,7 +194,6 @@ def _session(
     graph: Graph,
     loaded: LoadedRecipe,
     flow_run: FlowRun,
-    board: Board,
     allowed: frozenset[str],
     forced: frozenset[str],
     repeat_of: str | None,
@@ -187,9 +215,9 @@ def _session(
     return Session(
         store=store,
         tracker=tracker,
-        board=board,
+        board=LogBoard(),
         execution=graph.recipe.execution,
-        work=_work(home),
+        work=claim_work(home / "work"),
         run_id=run_id,
         repeat=repeat_of or run_id,
         allowed=allowed,
@@ -200,27 +228,10 @@ def _session(
     )
 
 
-def _work(home: Path) -> Path:
-    """This process's directory for unfinished work; those of dead processes are removed."""
-    root = home / "work"
-    root.mkdir(parents=True, exist_ok=True)
-    for old in root.iterdir():
-        try:
-            owner = ProcessIdentity.model_validate_json((old / "owner.json").read_text())
-        except (OSError, ValueError):
-            continue
-        if owner.certainly_dead():
-            shutil.rmtree(old, ignore_errors=True)
-    mine = root / str(os.getpid())
-    mine.mkdir(exist_ok=True)
-    (mine / "owner.json").write_text(ProcessIdentity.current().model_dump_json())
-    return mine
-
-
 def _wind_down(futures: dict[str, Any]) -> None:
     """Waits for the stages that were told to stop (the watcher frees the blocked ones); gives up on the others."""
     deadline = time.monotonic() + STOP_DEADLINE_S
     for name, future in futures.items():
         future.wait(timeout=max(deadline - time.monotonic(), 0.1))
-        if not future.state.is_final():
+        if future.state.is_running():  # one whose inputs never came is done too, but not final
             log.error("stage %s did not stop within %g s; leaving it behind", name, STOP_DEADLINE_S)

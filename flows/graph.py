@@ -43,6 +43,12 @@ class Graph:
                 waiting.extend(self.nodes[parent].inputs.values())
         return found
 
+    def part(self, names: Iterable[str]) -> Graph:
+        """Only these nodes and what they need."""
+        wanted = set(names)
+        needed = wanted.union(*(self.ancestors(name) for name in wanted))
+        return Graph(self.recipe, {name: node for name, node in self.nodes.items() if name in needed})
+
     def evaluation(self) -> Graph:
         """Only the corpus and one evaluation, whose `model` comes from outside."""
         known = self.nodes["evaluate-sft"]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
 from components.failures import BadInput, InfrastructureError
 
-FLOW_NAME = "ring"
+# The flows of this project. "The newest run" is one of a recipe: housekeeping comes by every night.
+RECIPE_FLOWS = ("ring", "stage", "evaluate", "evaluate-standard", "compare", "refresh")
+FLOWS = (*RECIPE_FLOWS, "housekeeping")
 DEADLINE_S = 10.0
 
 
@@ -44,18 +48,28 @@ def ask(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     return response.json() if response.content else None
 
 
-def recent_runs(limit: int, state: str | None = None) -> list[dict[str, Any]]:
-    """Runs of recipes, newest first. state: a Prefect state type such as FAILED."""
-    body: dict[str, Any] = {"flows": {"name": {"any_": [FLOW_NAME]}}, "sort": "START_TIME_DESC", "limit": limit}
-    if state:
-        body["flow_runs"] = {"state": {"type": {"any_": [state]}}}
+def recent_runs(limit: int, states: Sequence[str] = (), flows: Sequence[str] = FLOWS) -> list[dict[str, Any]]:
+    """Runs, the latest first; what a clock will start later is left out. states: Prefect state types such as FAILED."""
+    body: dict[str, Any] = {
+        "flows": {"name": {"any_": list(flows)}},
+        "flow_runs": {"expected_start_time": {"before_": datetime.now(UTC).isoformat()}},
+        "sort": "EXPECTED_START_TIME_DESC",
+        "limit": limit,
+    }
+    if states:
+        body["flow_runs"]["state"] = {"type": {"any_": list(states)}}
     return ask("POST", "/flow_runs/filter", body)
+
+
+def flow_name(run: dict[str, Any]) -> str:
+    """Which flow a run is of: one of FLOWS."""
+    return ask("GET", f"/flows/{run['flow_id']}")["name"]
 
 
 def find_run(name: str | None) -> dict[str, Any]:
     """The run of this name or id (or the beginning of an id); the newest when None. Raises BadInput."""
     if name is None:
-        runs = recent_runs(1)
+        runs = recent_runs(1, flows=RECIPE_FLOWS)
         if not runs:
             raise BadInput("nothing has run yet", remedy="Start with `ringflow run smoke`")
         return runs[0]
@@ -87,6 +101,26 @@ def cancel(run_id: str) -> str:
     return ask("POST", f"/flow_runs/{run_id}/set_state", {"state": state})["status"]
 
 
+def get_run(run_id: str) -> dict[str, Any]:
+    return ask("GET", f"/flow_runs/{run_id}")
+
+
+def deployments() -> list[dict[str, Any]]:
+    """The deployments of this project on the server, each with its `flow/name` as `full_name`, by that name."""
+    found = []
+    for flow in FLOWS:
+        body = {"flows": {"name": {"any_": [flow]}}, "limit": 50, "sort": "NAME_ASC"}
+        found += [
+            {**entry, "full_name": f"{flow}/{entry['name']}"} for entry in ask("POST", "/deployments/filter", body)
+        ]
+    return found
+
+
 def run_url(run_id: str) -> str:
-    base = os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "").rstrip("/").removesuffix("/api")
-    return f"{base}/runs/flow-run/{run_id}"
+    return f"{ui_url()}/runs/flow-run/{run_id}"
+
+
+def ui_url() -> str:
+    """Where the Prefect UI is, without a slash at the end."""
+    api = os.environ.get("PREFECT_API_URL", "").rstrip("/").removesuffix("/api")
+    return (os.environ.get("PREFECT_UI_URL") or api).rstrip("/")

@@ -1,6 +1,6 @@
 """The run report: one HTML page below RINGFLOW_HOME/reports and beside the MLflow run, with the recipe and its origins.
 
-Written when a run computed something. A run that reused everything points at the page of the run that made the same
+Written when a run computed something. A run that reused everything has the page of the run that made the same
 artifacts: the page's name is a digest of them.
 """
 
@@ -88,21 +88,21 @@ def finish_report(
     home: Path, session: Session, loaded: LoadedRecipe, result: RunResult, facts: Mapping[str, str]
 ) -> Path | None:
     """The page of this run, written now or earlier; None when there is none. A failed picture fails no training."""
-    if not session.tracker.computed:
-        return existing_report(home, result)
     try:
-        return write_run_report(home, session, loaded, result, facts)
+        if session.tracker.computed:
+            return write_run_report(home, session, loaded, result, facts)
     except (RingflowError, OSError) as error:
         log.warning("the run report is incomplete: %s", error)
-        return existing_report(home, result)
+    return existing_report(home, result)
 
 
-def complete_report(session: Session, loaded: LoadedRecipe, report: Path, cost: Overhead) -> None:
-    """Puts what the orchestration cost into the page, and the page beside the MLflow run."""
+def complete_report(session: Session, loaded: LoadedRecipe, report: Path, cost: Overhead | None) -> None:
+    """Puts what the orchestration cost into the page (None: it is an earlier run's), and the page beside the run."""
     from components.lineage.report.write import add_costs
 
     try:
-        add_costs(report, cost.wall_s, cost.rows())
+        if cost is not None:
+            add_costs(report, cost.wall_s, cost.rows())
         with spent_on("MLflow"):
             attach_documents(session, loaded, report)
     except (RingflowError, OSError) as error:

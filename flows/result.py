@@ -12,10 +12,36 @@ from flows.graph import Graph
 from flows.overhead import Overhead
 from flows.prefect_api import run_url
 
+# What to do about a failure, by its kind (components.failures); the message itself says what and where.
+ADVICE = {
+    "BadInput": "Correct what the message names, then run again.",
+    "Diverged": (
+        "The last good checkpoint is kept. Look at the curves in MLflow, change the recipe (a lower learning rate, "
+        "tighter bounds), then run again."
+    ),
+    "IntegrityError": "`ringflow verify` names every damaged file. Restore them, or remove the artifact and run again.",
+    "LeaseLost": "Another run took the stage over. Run again: this waits for it and reuses its result.",
+}
+MACHINERY = "See `ringflow status`, then run again: it goes on from the last checkpoint."
+DEFECT = "This is a defect in the code, the traceback is in the logs. Once corrected, run again."
+
+
+def advice(kind: str) -> str:
+    """kind: name of the exception's class; empty or foreign ones are defects."""
+    if kind in ("InfrastructureError", "DeadlineExceeded", "LeaseExpired"):
+        return MACHINERY
+    return ADVICE.get(kind, DEFECT)
+
+
+def named(node: str, error: str) -> str:
+    """The error with its stage in front, once."""
+    text = error.rstrip(". ")
+    return text if text.startswith(f"{node}:") else f"{node}: {text}"
+
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """state: done, reused, failed, stopped or skipped.
+    """state: done, reused, failed, stopped or skipped. kind: class of the failure.
 
     seconds: from the moment its inputs were there, waiting included. work_seconds: inside the stage's own code.
     started_s: seconds after the run's start.
@@ -28,6 +54,7 @@ class StageOutcome:
     started_s: float | None = None
     ref: ArtifactRef | None = None
     error: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,10 +79,10 @@ class RunResult:
         """One state message: what happened, and what to do if it went wrong."""
         counts = {state: sum(stage.state == state for stage in self.stages) for state in ("done", "reused")}
         if self.succeeded:
-            return f"{counts['done']} stages computed, {counts['reused']} reused"
-        failed = [f"{stage.node}: {stage.error}" for stage in self.stages if stage.state == "failed"]
+            return f"{counts['done']} computed, {counts['reused']} reused"
+        failed = [f"{named(s.node, s.error)}. {advice(s.kind)}" for s in self.stages if s.state == "failed"]
         if failed:
-            return f"{'; '.join(failed)} | Then run again: finished stages are reused (ringflow rerun {self.run_name})"
+            return f"{' | '.join(failed)} Finished stages are reused: Retry here, or ringflow rerun {self.run_name}"
         return f"stopped; finished stages and resume points are kept (ringflow rerun {self.run_name})"
 
     def scores(self) -> dict[str, dict[str, float]]:

@@ -50,10 +50,10 @@ class Watcher:
                     self._stop.set(reason)
 
     def _asked_to_stop(self) -> str:
-        from flows.prefect_api import ask
+        from flows.prefect_api import get_run
 
         try:
-            return STOPPING.get(ask("GET", f"/flow_runs/{self._run_id}")["state_type"], "")
+            return STOPPING.get(get_run(self._run_id)["state_type"], "")
         except RingflowError as error:  # Prefect away for a while is no reason to stop training
             log.debug("the state of the run is unknown: %s", error)
             return ""

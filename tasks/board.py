@@ -65,3 +65,18 @@ class Lines:
     def snapshot(self) -> Mapping[str, Line]:
         with self._lock:
             return {name: Line(**vars(line)) for name, line in self.lines.items()}
+
+
+class Several:
+    """One board in front of others: a terminal and a page at the same time."""
+
+    def __init__(self, *boards: Board) -> None:
+        self._boards = boards
+
+    def state(self, node: str, state: StageState, text: str = "") -> None:
+        for board in self._boards:
+            board.state(node, state, text)
+
+    def progress(self, node: str, done: int, total: int, text: str = "") -> None:
+        for board in self._boards:
+            board.progress(node, done, total, text)

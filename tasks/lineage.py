@@ -38,6 +38,7 @@ class RunTracker:
         self._artifacts: dict[str, ArtifactRef] = {}
         self._made_by: dict[str, str] = {}
         self._stages: dict[str, TrackedStage] = {}
+        self.attached: set[str] = set()  # names of files beside the pipeline's run
 
     @property
     def computed(self) -> bool:
@@ -108,7 +109,15 @@ class RunTracker:
         return _history(self.full(), run_id) if run_id else {}
 
     def attach(self, path: Path) -> None:
-        self.full().attach(self.parent.run_id, str(path))
+        if not self.parent.attach(path):
+            self.full().attach(self.parent.run_id, str(path))
+        self.attached.add(path.name)
+
+    def page(self, node: str, path: str) -> str:
+        """Where MLflow shows a file or folder beside the run that made a node's artifact; empty while unknown."""
+        tracked = self._stages.get(node)
+        run_id = tracked.run_id if tracked is not None else self._made_by.get(node, "")
+        return f"{self.parent.url_of(run_id)}/artifacts/{path}" if run_id else ""
 
     def finish(self, status: str, tags: Mapping[str, str]) -> None:
         """Ends the pipeline's run; it names every artifact it used or made, as tags, datasets and models."""

@@ -10,13 +10,15 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from components.artifacts.ref import ArtifactRef
 from components.failures import BadInput, InfrastructureError
-from components.lineage.tracker import DIGEST_CHARACTERS, MODEL_KINDS, artifact_tags
+from components.lineage.tracker import DIGEST_CHARACTERS, EXPERIMENT_TAGS, MODEL_KINDS, artifact_tags
 
 DEADLINE_S = 10.0
+PROXIED = "mlflow-artifacts:"
 TAG_CHARACTERS = 5000
 
 
@@ -31,14 +33,18 @@ class ParentRun:
                 remedy="Start the local stack with `ringflow up`, or set it to http(s)://host:port",
             )
         self.uri, self.experiment = uri.rstrip("/"), experiment
-        self.run_id, self.experiment_id = "", ""
+        self.run_id, self.experiment_id, self._root = "", "", ""
         # one client for all questions: making one loads certificates, which costs more than a question
         self._client: Any = None
         self._opening = threading.Lock()
 
     @property
     def url(self) -> str:
-        return f"{self.uri}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        return self.url_of(self.run_id)
+
+    def url_of(self, run_id: str) -> str:
+        """The page of a run of this experiment."""
+        return f"{self.uri}/#/experiments/{self.experiment_id}/runs/{run_id}"
 
     def start(self, name: str, tags: Mapping[str, str]) -> None:
         """Makes the run, or takes up the one of the same `prefect.flow_run_id`."""
@@ -49,7 +55,7 @@ class ParentRun:
             "POST", "runs/search", {"experiment_ids": [self.experiment_id], "filter": query, "max_results": 1}
         ).get("runs", [])
         if found:
-            self.run_id = found[0]["info"]["run_id"]
+            self._is(found[0])
             self._ask("POST", "runs/update", {"run_id": self.run_id, "status": "RUNNING"})
             return
         pairs = {**tags, "ringflow.kind": "pipeline", "mlflow.runName": name}
@@ -59,7 +65,21 @@ class ParentRun:
             "start_time": int(time.time() * 1000),
             "tags": _pairs(pairs),
         }
-        self.run_id = self._ask("POST", "runs/create", body)["run"]["info"]["run_id"]
+        self._is(self._ask("POST", "runs/create", body)["run"])
+
+    def _is(self, run: Mapping[str, Any]) -> None:
+        self.run_id, self._root = run["info"]["run_id"], run["info"].get("artifact_uri", "")
+
+    def attach(self, path: Path) -> bool:
+        """Puts a file beside the run, if the server itself takes artifacts; False where clients write to storage."""
+        if not self._root.startswith(PROXIED):
+            return False
+        place = self._root.removeprefix(PROXIED).lstrip("/")
+        url = f"{self.uri}/api/2.0/mlflow-artifacts/artifacts/{place}/{path.name}"
+        response = self._request("PUT", url, path.read_bytes())
+        if response.is_error:
+            raise InfrastructureError(f"MLflow at {self.uri} refused {path.name}: {response.text[:300]}")
+        return True
 
     def tag(self, tags: Mapping[str, str]) -> None:
         if tags:
@@ -102,7 +122,9 @@ class ParentRun:
         found = self._ask("GET", f"experiments/get-by-name?experiment_name={self.experiment}", missing_ok=True)
         if found:
             return found["experiment"]["experiment_id"]
-        made = self._ask("POST", "experiments/create", {"name": self.experiment}, missing_ok=True)
+        made = self._ask(
+            "POST", "experiments/create", {"name": self.experiment, "tags": _pairs(EXPERIMENT_TAGS)}, missing_ok=True
+        )
         if made:
             return made["experiment_id"]
         # another run made it between the two questions
@@ -111,6 +133,16 @@ class ParentRun:
         ]
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, missing_ok: bool = False) -> Any:
+        response = self._request(method, f"{self.uri}/api/2.0/mlflow/{path}", None if body is None else dict(body))
+        code = response.json().get("error_code") if response.status_code in (400, 404) else None
+        if missing_ok and code in ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"):
+            return None
+        if response.is_error:
+            raise InfrastructureError(f"MLflow at {self.uri} refused {path}: {response.text[:300]}")
+        return response.json()
+
+    def _request(self, method: str, url: str, body: dict[str, Any] | bytes | None) -> Any:
+        """The answer. Raises InfrastructureError when there is none, BadInput when the credentials are refused."""
         import httpx
 
         headers, auth = {}, None
@@ -121,8 +153,8 @@ class ParentRun:
         try:
             with self._opening:
                 self._client = self._client or httpx.Client(timeout=DEADLINE_S)
-            url = f"{self.uri}/api/2.0/mlflow/{path}"
-            response = self._client.request(method, url, json=body, headers=headers, auth=auth)
+            sent = {"content": body} if isinstance(body, bytes) else {"json": body}
+            response = self._client.request(method, url, headers=headers, auth=auth, **sent)
         except httpx.HTTPError as error:
             raise InfrastructureError(
                 f"MLflow at {self.uri} cannot be reached: {error or type(error).__name__}. "
@@ -134,12 +166,27 @@ class ParentRun:
                 where=self.uri,
                 remedy="Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
             )
-        code = response.json().get("error_code") if response.status_code in (400, 404) else None
-        if missing_ok and code in ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"):
-            return None
-        if response.is_error:
-            raise InfrastructureError(f"MLflow at {self.uri} refused {path}: {response.text[:300]}")
-        return response.json()
+        return response
+
+
+def end_runs_of(uri: str, flow_run_id: str, why: str) -> int:
+    """Ends every run that a dead process left RUNNING, its stages' too, in any experiment; returns how many.
+
+    A retry goes on with them, as after any failure.
+    """
+    client = ParentRun(uri, "")
+    experiments = client._ask("POST", "experiments/search", {"max_results": 1000}).get("experiments", [])
+    body = {
+        "experiment_ids": [found["experiment_id"] for found in experiments],
+        "filter": f"tags.`prefect.flow_run_id` = '{flow_run_id}' and attributes.status = 'RUNNING'",
+        "max_results": 100,
+    }
+    runs = client._ask("POST", "runs/search", body).get("runs", []) if experiments else []
+    for run in runs:
+        client.run_id = run["info"]["run_id"]
+        client.tag({"ringflow.error": why})
+        client.finish("KILLED")
+    return len(runs)
 
 
 def _dataset(item: tuple[str, ArtifactRef]) -> tuple[dict[str, str], dict[str, str]]:

@@ -99,7 +99,8 @@ def run_stage(job: Job, inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, An
             failure = Cancelled(f"stopped: {session.stop.reason}")
         state = "stopped" if isinstance(failure, Cancelled) else "failed"
         session.board.state(node.name, state, first_lines(failure))
-        session.outcomes[node.name] = {"state": state, "error": str(failure), **timing.result()}
+        kind = type(failure).__name__
+        session.outcomes[node.name] = {"state": state, "error": str(failure), "kind": kind, **timing.result()}
         if failure is error:
             raise
         raise failure from error
@@ -149,7 +150,7 @@ def _obtain(node: Node, session: Session, refs: Mapping[str, ArtifactRef], timin
         raise BadInput(
             "this stage is not finished, and the run may not start it",
             where=node.name,
-            remedy="Run without --from and --only first, or choose an earlier stage",
+            remedy="Run it first: choose an earlier stage (in a form, also compute what a stage reads)",
         )
     if found is None:
         with _lease(node, session, fingerprint) as lease:

@@ -28,6 +28,8 @@ HTTP_SETTINGS = {
 MODEL_KINDS = ("checkpoint", "reward-model", "release")
 DIGEST_CHARACTERS = 36
 PARAM_CHARACTERS, TAG_CHARACTERS, PARAMS_PER_CALL = 6000, 5000, 100
+# Without it MLflow's pages open an experiment as one of prompts and agents, whose run list hides metrics and models.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 
@@ -347,7 +349,7 @@ def _create_experiment(client: Any, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.create_experiment(name)
+        return client.create_experiment(name, tags=EXPERIMENT_TAGS)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -17,13 +17,16 @@ ENDPOINTS = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "RAY_
 STORE_BUCKET, MLFLOW_BUCKET, REGION = "ringflow", "mlflow", "us-east-1"
 WORK_POOL = "ringflow"
 
-# Telemetry off, and no fall-back to a server inside the client: an unreachable server must show.
+# Telemetry off, logs where people look, no fall-back to a server inside the client: an unreachable server must show.
 QUIET = {
     "DO_NOT_TRACK": "1",
     "GIT_PYTHON_REFRESH": "quiet",
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # What ringflow logs stands with the run in Prefect; what it logs outside a run concerns nobody there.
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "components,flows,tasks",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -12,11 +12,28 @@ import pytest
 import yaml
 
 from flows import prefect_api
-from flows.request import RECIPES, EvaluateRequest, RunRequest
+from flows.compare_flow import CompareRequest
+from flows.forms import stage_names
+from flows.request import (
+    RECIPES,
+    EvaluateRequest,
+    HousekeepingRequest,
+    RefreshRequest,
+    RunRequest,
+    StageRequest,
+)
 
 ROOT = Path(__file__).parents[2]
 PREFECT_YAML = ROOT / "prefect.yaml"
-REQUESTS = {"recipe": RunRequest, "evaluate": EvaluateRequest}
+REQUESTS = {
+    "recipe": RunRequest,
+    "stage": StageRequest,
+    "evaluate": EvaluateRequest,
+    "compare": CompareRequest,
+    "refresh": RefreshRequest,
+    "housekeeping": HousekeepingRequest,
+}
+HARDWARE = REQUESTS.keys() - {"housekeeping"}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +50,34 @@ def test_prefects_own_model_accepts_the_file(config: dict) -> None:
     for deployment in model.deployments:
         assert deployment.work_pool.name == "ringflow"
         assert deployment.concurrency_limit.limit == 1
-        assert deployment.concurrency_limit.collision_strategy == "ENQUEUE"
+        expected = "ENQUEUE" if deployment.name in HARDWARE else "CANCEL_NEW"
+        assert deployment.concurrency_limit.collision_strategy == expected
+
+
+def test_prefects_own_json_schema_accepts_the_file(config: dict) -> None:
+    """The schema that Prefect publishes for editors is made from this model."""
+    import jsonschema
+    from prefect.cli.deploy._models import PrefectYamlModel
+
+    schema = PrefectYamlModel.model_json_schema(by_alias=True)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    plain = {key: value for key, value in config.items() if key != "definitions"}
+    jsonschema.validate(plain, schema)
+    wrong = {**plain, "deployments": [{**plain["deployments"][0], "concurrency_limit": {"limit": "one"}}]}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, schema)
+
+
+def test_clocks_are_on_or_off_by_choice(config: dict) -> None:
+    clocks = {d["name"]: [(s["cron"], s["active"]) for s in d.get("schedules", [])] for d in config["deployments"]}
+    assert clocks == {
+        "recipe": [],
+        "stage": [],
+        "evaluate": [("0 3 * * *", False)],
+        "compare": [("30 3 * * *", False)],
+        "refresh": [],
+        "housekeeping": [("30 4 * * *", True)],
+    }
 
 
 def test_every_key_is_one_that_prefect_reads(config: dict) -> None:
@@ -65,16 +109,64 @@ def test_no_machine_path_in_the_file() -> None:
     assert "/home" not in text
 
 
-def test_form_is_shallow_and_offers_every_recipe() -> None:
+def form(flow) -> dict[str, dict]:
+    """The fields of a form as Prefect gets them, in the order shown."""
     from prefect.utilities.callables import parameter_schema
 
+    (model,) = (d for name, d in parameter_schema(flow).model_dump()["definitions"].items() if name.endswith("Request"))
+    return dict(sorted(model["properties"].items(), key=lambda item: item[1]["position"]))
+
+
+def test_form_is_shallow_and_offers_recipes_and_stages() -> None:
     from flows.recipe_flow import ring
 
-    properties = parameter_schema(ring).model_dump()["definitions"]["RunRequest"]["properties"]
-    assert properties["recipe"]["enum"] == sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    assert sorted(field["position"] for field in properties.values()) == list(range(len(properties)))
-    assert all(field["title"] and field["description"] for field in properties.values())
-    assert [name for name, field in properties.items() if "anyOf" in field] == ["seed"]
+    fields = form(ring)
+    order = ["recipe", "version", "model_name", "start_at", "only", "force", "overrides", "seed", "recipe_file"]
+    assert list(fields) == [*order, "repeat_of"]
+    assert fields["recipe"]["enum"] == sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    assert fields["start_at"]["enum"] == ["", *stage_names()]
+    assert fields["only"]["items"]["enum"][: len(stage_names())] == list(stage_names())
+    assert [name for name, field in fields.items() if "anyOf" in field] == []
+
+
+def test_every_field_of_every_form_says_what_it_is(config: dict) -> None:
+    for deployment in config["deployments"]:
+        module, _, name = deployment["entrypoint"].rpartition(".")
+        fields = form(getattr(import_module(module), name))
+        assert all(field["title"] and field["description"] for field in fields.values()), deployment["name"]
+        assert len({field["position"] for field in fields.values()}) == len(fields), deployment["name"]
+
+
+def test_a_recipe_that_is_no_longer_the_version_asked_for_is_refused() -> None:
+    from components.artifacts.provenance import recipe_version
+    from components.failures import BadInput
+    from components.recipe.load import load_recipe
+
+    version = recipe_version(load_recipe("smoke", ["sft.steps=7"], RECIPES))
+    graph, loaded = RunRequest(recipe="smoke", version=version, overrides=["sft.steps=7"]).load()
+    assert loaded.recipe.sft.steps == 7
+    assert "release" in graph.nodes
+    with pytest.raises(BadInput, match=f"not {version}"):
+        RunRequest(recipe="smoke", version=version).load()
+
+
+def test_model_name_is_an_override_and_a_stage_alone_has_nothing_after_it() -> None:
+    _, loaded = RunRequest(recipe="smoke", model_name="mine").load()
+    assert loaded.recipe.release.model_name == "mine"
+    request = StageRequest(recipe="smoke", stage="sft")
+    graph, _ = request.load()
+    assert list(graph.nodes) == ["corpus", "decontaminate", "base", "sft"]
+    assert request.choice(graph) == (frozenset({"sft"}), frozenset())
+    everything = StageRequest(recipe="smoke", stage="sft", with_inputs=True, force=True)
+    assert everything.choice(graph) == (frozenset(graph.nodes), frozenset({"sft"}))
+    assert list(RefreshRequest(recipe="smoke").load()[0].nodes) == ["corpus", "decontaminate"]
+
+
+def test_forcing_a_stage_that_is_left_out_is_refused() -> None:
+    from components.failures import BadInput
+
+    with pytest.raises(BadInput, match="sft cannot run again"):
+        RunRequest(recipe="smoke", only=["corpus"], force=["sft"]).choice(RunRequest(recipe="smoke").load()[0])
 
 
 @pytest.mark.server
