@@ -16,7 +16,7 @@ import click
 import typer
 
 from components.failures import BadInput, RingflowError
-from flows.cli import audit, bench, data, model, run, runs, sandbox, stack
+from flows.cli import audit, bench, data, deploy, model, run, runs, sandbox, stack, tidy
 
 app = typer.Typer(
     name="ringflow",
@@ -27,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for part in (stack, run, runs, audit, data, sandbox, model, bench):
+for part in (stack, deploy, run, runs, tidy, audit, data, sandbox, model, bench):
     part.register(app)
 
 

@@ -1,8 +1,7 @@
-"""bench and deploy."""
+"""bench: figures measured on this machine."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,20 +42,3 @@ def register(app: typer.Typer) -> None:
         print_table([name, "median", "range", "unit"], rows, right=["median"])
         print()
         print_pairs(measured["setup"] | {"commit": measured["commit"]})
-
-    @app.command()
-    def deploy() -> None:
-        """Register the deployments of prefect.yaml with the server, for the form in the UI and for schedules."""
-        import subprocess
-        import sys
-
-        from components.failures import InfrastructureError
-        from flows.cli import stack
-
-        stack.ensure()
-        prefect = Path(sys.executable).parent / "prefect"
-        root = Path(__file__).resolve().parents[2]
-        command = [str(prefect), "--no-prompt", "deploy", "--all"]
-        done = subprocess.run(command, cwd=root, timeout=300, check=False)
-        if done.returncode:
-            raise InfrastructureError(f"`prefect deploy --all` ended with exit code {done.returncode}; see above")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Annotated
 
 import typer
@@ -37,7 +36,6 @@ def register(app: typer.Typer) -> None:
         MODEL is a registered model or a checkpoint; with standard benchmarks also a Hugging Face directory, or
         MODEL@URL of an OpenAI-compatible endpoint. `ringflow benchmarks` lists the standard ones.
         """
-        began = time.monotonic()
         names = [name for text in benchmark or () for name in text.split(",")]
         from flows.standard_request import StandardRequest, is_served, is_standard_name
 
@@ -50,10 +48,10 @@ def register(app: typer.Typer) -> None:
                 overrides=set_ or [],
                 **_recipe_of(recipe),
             )
-            _evaluate_standard(asked, began, json_)
+            _evaluate_standard(asked, json_)
             return
         from flows.cli import stack
-        from flows.cli.run import quiet_prefect
+        from flows.cli.run import quiet_prefect, run_request
         from flows.request import EvaluateRequest, load_graph, named
 
         # before the model, so that a wrong recipe is told as one
@@ -62,9 +60,7 @@ def register(app: typer.Typer) -> None:
         home = stack.ensure()
         graph, _ = request.load()
         quiet_prefect(home)
-        from flows.evaluate_flow import evaluate_model
-
-        _run(evaluate_model, request, list(graph.nodes), began, json_, benchmark)
+        run_request("evaluate", request, list(graph.nodes), json_, benchmark)
 
     @app.command()
     def benchmarks(json_: JsonOption = False) -> None:
@@ -199,33 +195,13 @@ def _list_benchmarks(json_: bool) -> None:
     print_table(["benchmark", "samples", "needs", "data"], rows)
 
 
-def _evaluate_standard(request, began: float, json_: bool) -> None:
+def _evaluate_standard(request, json_: bool) -> None:
     from flows.cli import stack
-    from flows.cli.run import quiet_prefect
+    from flows.cli.run import quiet_prefect, run_request
 
     request.check()  # names and files, before servers are started
-    home = stack.ensure()
-    quiet_prefect(home)
-    from flows.standard_flow import evaluate_standard
-
-    _run(evaluate_standard, request, ["benchmarks", "evaluate"], began, json_)
-
-
-def _run(flow, request, nodes: list[str], began: float, json_: bool, shown: list[str] | None = None) -> None:
-    """Runs a flow on a board and prints what it came to. Imports Prefect, which reads its settings when it is imported:
-    call it after stack.ensure()."""
-    from contextlib import nullcontext
-
-    from flows.board import LiveBoard, PlainBoard
-    from flows.cli.summary import print_result
-    from flows.execute import run_here
-
-    board = LiveBoard(nodes) if sys.stderr.isatty() else PlainBoard(nodes)
-    with board if isinstance(board, LiveBoard) else nullcontext():
-        result = run_here(flow, request, board)
-    print_result(result, time.monotonic() - began, json_, shown)
-    if not result.succeeded:
-        raise typer.Exit(130 if result.cancelled else 1)
+    quiet_prefect(stack.ensure())
+    run_request("evaluate-standard", request, ["benchmarks", "evaluate"], json_)
 
 
 def _device(device: str):

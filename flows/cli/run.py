@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from typing import Annotated
 
 import typer
@@ -39,13 +38,12 @@ def register(app: typer.Typer) -> None:
         json_: JsonOption = False,
     ) -> None:
         """Run a recipe here. Exit code 0 only if every stage it needs is finished."""
-        began = time.monotonic()
         graph = _checked(recipe, set_, from_, only, force, seed)
         from flows.cli import stack
 
         home = stack.ensure()
         quiet_prefect(home)
-        run_request(_request(recipe, set_, from_, only, force, seed), list(graph.nodes), began, json_)
+        run_request("ring", _request(recipe, set_, from_, only, force, seed), list(graph.nodes), json_)
 
     @app.command()
     def plan(
@@ -74,23 +72,23 @@ def register(app: typer.Typer) -> None:
         print_plan(made, graph, json_, home)
 
 
-def run_request(request, nodes: list[str], began: float, json_: bool) -> None:
-    """Runs a request in this process with a board, and prints what it came to."""
+def run_request(flow: str, request, nodes: list[str], json_: bool, benchmarks=None) -> None:
+    """Runs a flow (flows.again) in this process with a board, and prints what it came to."""
     from contextlib import nullcontext
 
     from flows.lean import import_prefect
 
     import_prefect()
     from components.artifacts.process import boot_seconds, process_began
+    from flows.again import flow_of
     from flows.board import LiveBoard, PlainBoard
     from flows.cli.summary import print_result
     from flows.execute import run_here
-    from flows.recipe_flow import ring
 
     board = LiveBoard(nodes) if sys.stderr.isatty() else PlainBoard(nodes)
     with board if isinstance(board, LiveBoard) else nullcontext():
-        result = run_here(ring, request, board, process_began())
-    print_result(result, boot_seconds() - process_began(), json_)
+        result = run_here(flow_of(flow), request, board, process_began())
+    print_result(result, boot_seconds() - process_began(), json_, benchmarks)
     if not result.succeeded:
         raise typer.Exit(130 if result.cancelled else 1)
 
@@ -109,13 +107,12 @@ def _request(recipe, overrides, start_at, only, force, seed):
 
 
 def _checked(recipe, overrides, start_at, only, force, seed, read_base=True):
-    """The DAG, after every check that needs no server: bad input is told before anything starts."""
-    from flows.request import load_graph
+    """The part of the DAG that a run is about, after every check that needs no server."""
+    from flows.request import chosen, load_graph
 
     graph, _ = load_graph(recipe, overrides or (), seed, read_base, servers=False)
-    graph.selection(start_at, only or ())
-    graph.require(force or (), "--force")
-    return graph
+    allowed, _ = chosen(graph, start_at, only or (), force or ())
+    return graph.part(allowed)
 
 
 def quiet_prefect(home) -> None:

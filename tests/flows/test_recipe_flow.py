@@ -134,13 +134,14 @@ def test_stopping_takes_seconds_and_can_be_resumed(toys, how) -> None:
     process = toys.command("run", "smoke", *toys.set_options())
     try:
         wait_for(lambda: toys.blocked("base"), 200, "the base stage")
+        began = time.monotonic()
         if how == "prefect":
-            from flows import prefect_api
-
-            prefect_api.cancel(prefect_api.find_run(None)["id"])
+            asked = toys.command("cancel")
+            printed, _ = asked.communicate(timeout=100)
+            assert asked.returncode == 0
+            assert "cancelled after" in printed
         else:
             process.send_signal(how)
-        began = time.monotonic()
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -151,13 +152,35 @@ def test_stopping_takes_seconds_and_can_be_resumed(toys, how) -> None:
     assert toys.plan()["decontaminate"][0] == "HIT"
 
 
+def test_a_run_that_waits_in_line_is_taken_out_of_it(toys) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.states import Scheduled
+
+    from flows import prefect_api
+    from flows.recipe_flow import ring
+
+    with get_client(sync_client=True) as client:
+        waiting = client.create_flow_run(ring, parameters={"request": {"recipe": "smoke"}}, state=Scheduled())
+    asked = toys.command("cancel", waiting.name)
+    printed, errors = asked.communicate(timeout=100)
+    assert asked.returncode == 0, errors
+    assert f"{waiting.name} cancelled after" in printed
+    assert prefect_api.get_run(str(waiting.id))["state_type"] == "CANCELLED"
+    again = toys.command("cancel", waiting.name)
+    _, errors = again.communicate(timeout=100)
+    assert again.returncode == 2
+    assert "is not running: Cancelled" in errors
+
+
 def test_only_from_and_force_choose_what_runs(toys) -> None:
     with pytest.raises(BadInput, match="Did you mean 'rlvr-1'"):
         toys.run(only=["rlvr-11"])
     early = toys.run(start_at="sft")
     assert states(early)["corpus"] == "failed"
     assert "may not start it" in early.message()
-    toys.run(only=["corpus", "decontaminate"])
+    part = toys.run(only=["corpus", "decontaminate"])
+    assert part.succeeded
+    assert states(part) == {"corpus": "done", "decontaminate": "done"}, "what nobody asked for is not there"
     toys.calls()
     forced = toys.run(only=["decontaminate"], force=["decontaminate"])
     assert toys.calls().keys() == {f"decontaminate {step}" for step in range(1, 6)}
