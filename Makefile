@@ -1,6 +1,6 @@
 # Everything starts here. `make run` and `make test` need nothing but Python 3.11 and make.
 .DEFAULT_GOAL := help
-.PHONY: help install run smoke test lint up down lock languages
+.PHONY: help install run smoke test browser lint up down lock languages
 
 BIN := .venv/bin
 TESTS ?=
@@ -21,8 +21,11 @@ smoke: install  ## the same with the smoke recipe: every stage on real parts in 
 	@$(BIN)/ringflow run smoke
 	@$(BIN)/ringflow status
 
-test: install lint  ## install, lint, all tests (TESTS=tests/infra for a part)
+test: install lint browser  ## install, lint, all tests (TESTS=tests/infra for a part)
 	@sh tests/run.sh $(TESTS)
+
+browser: install  ## Chromium for the tests of the web pages, where this user may install it
+	@sh infra/install/browser.sh
 
 lint: install  ## ruff: rules and format
 	@$(BIN)/ruff check .
