@@ -6,7 +6,7 @@
     rollback  a violation lasted `patience` steps, or an update was not finite: back to the last good checkpoint, once
     stop      what a rollback cannot mend, or came back after one
 
-Causes are told apart by what they do to the numbers (docs/guard.md has the table with measured values):
+Causes are told apart by what they do to the numbers (docs/guard.md):
 
     stale weights   mean |dlogp| jumps and is gone after a re-sync, or stays above 0.2 nats if the engine loads wrongly
     tokenizer       the trainer finds the engine's tokens e^3 times less likely, or answers end to be readable at once

@@ -170,7 +170,11 @@ def open_workplace() -> Workplace:
     from components.rollout.engine import Engine
     from components.training.group import LearnerGroup
 
-    folder = Path(os.environ.get("RINGFLOW_HOME", ".ringflow")) / "bench" / "icepop"
+    # Results of another start, or of other sizes, lie elsewhere.
+    start_of = [MODEL.preset, SEED, START_STEPS, START_TOKENS, START_LR, LEVEL]
+    sizes = [PROMPTS_PER_STEP, GROUP_SIZE, MAX_NEW_TOKENS, HELD_OUT, HELD_OUT_SAMPLES, EVERY]
+    identity = digest_json({"start": start_of, "sizes": sizes})[:12]
+    folder = Path(os.environ.get("RINGFLOW_HOME", ".ringflow")) / "bench" / "icepop" / identity
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(MODEL.tokenizer)
     learners = LearnerGroup(MODEL, ExecutionConfig(learners=1, engines=1), seed=0, in_process=True)

@@ -144,6 +144,22 @@ def test_a_clean_run_is_not_warned_of(tmp_path, tokenizer, engine):  # noqa: F81
     assert summary.warnings == []
 
 
+def test_at_a_learning_rate_of_zero_neither_weights_nor_mismatch_move(tmp_path, tokenizer, engine):  # noqa: F811
+    """1e-30 is below the last bit of every weight; `ringflow bench icepop --probe` does this on a trained model."""
+    published = []
+
+    class Recorded(LocalEngines):
+        def publish(self, version, weights):
+            published.append(b"".join(array.tobytes() for array in weights.values()))
+            return super().publish(version, weights)
+
+    context, summary, _ = run(tmp_path, tokenizer, Recorded(engine), steps=6, optimiser=OptimiserConfig(lr=1e-30))
+    assert len(published) == 7
+    assert len(set(published)) == 1
+    assert summary.warnings == []
+    assert max(value for _, value in context.series("mismatch/mean_abs_dlogp")) < 1e-5
+
+
 @pytest.mark.parametrize("rollout", [ROLLOUT, C3PO], ids=["synchronous", "c3po++"])
 def test_an_update_that_is_not_finite_goes_back_to_the_last_good_checkpoint(
     tmp_path,
