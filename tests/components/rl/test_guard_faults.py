@@ -157,7 +157,7 @@ def test_at_a_learning_rate_of_zero_neither_weights_nor_mismatch_move(tmp_path, 
     assert len(published) == 7
     assert len(set(published)) == 1
     assert summary.warnings == []
-    assert max(value for _, value in context.series("mismatch/mean_abs_dlogp")) < 1e-5
+    assert max(value for _, value in context.series("mismatch/mean_abs_dlogp")) < 1e-4
 
 
 @pytest.mark.parametrize("rollout", [ROLLOUT, C3PO], ids=["synchronous", "c3po++"])
