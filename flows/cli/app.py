@@ -1,7 +1,8 @@
 """Puts the commands together and turns every failure into one clear message and an exit code.
 
-Exit codes: 0 success, 1 failure, 2 bad input or usage, 130 interrupted. An error that ringflow raised on purpose prints
-its message; anything else is a defect: its traceback goes to a log file and the path is printed.
+Exit codes: 0 success, 1 failure, 2 bad input or usage, 3 a critical data gate failed, 130 interrupted. An error that
+ringflow raised on purpose prints its message; anything else is a defect: its traceback goes to a log file and the path
+is printed.
 """
 
 from __future__ import annotations

