@@ -135,7 +135,8 @@ def build(recipe: Recipe) -> Graph:
     def evaluate(model: str) -> None:
         section = recipe.evaluate.for_base() if model == "base" else recipe.evaluate
         instead = {"samples": "base_samples"} if section is not recipe.evaluate else {}
-        add(f"evaluate-{model}", "evaluate", section, {"model": model, "corpus": "corpus"}, instead=instead)
+        inputs = {"model": model, "corpus": "corpus", "contamination": "decontaminate"}
+        add(f"evaluate-{model}", "evaluate", section, inputs, instead=instead)
 
     add("corpus", "corpus", recipe.corpus, {})
     add("decontaminate", "decontaminate", recipe.decontaminate, {"corpus": "corpus"})

@@ -44,7 +44,7 @@ class Stage:
 STAGES: Mapping[str, Stage] = {
     stage.type: stage
     for stage in (
-        Stage("corpus", 3, {}, "corpus"),
+        Stage("corpus", 4, {}, "corpus"),
         Stage("decontaminate", 2, {"corpus": "corpus"}, "clean-corpus", uses_model=False),
         Stage("mix", 1, {"data": "clean-corpus"}, "clean-corpus"),
         Stage("pass-rate", 1, {"model": "checkpoint", "data": "clean-corpus"}, "clean-corpus"),
@@ -53,9 +53,11 @@ STAGES: Mapping[str, Stage] = {
         Stage("rlvr", 1, {"model": "checkpoint", "data": "clean-corpus"}, "checkpoint"),
         Stage("reward-model", 1, {"model": "checkpoint", "data": "clean-corpus"}, "reward-model"),
         Stage("rlhf", 1, {"model": "checkpoint", "reward": "reward-model", "data": "clean-corpus"}, "checkpoint"),
-        Stage("evaluate", 2, {"model": "checkpoint", "corpus": "corpus"}, "evaluation"),
         Stage("benchmarks", 1, {}, "corpus", uses_model=False),
         Stage("evaluate-served", 1, {"corpus": "corpus"}, "evaluation", uses_model=False),
+        Stage(
+            "evaluate", 3, {"model": "checkpoint", "corpus": "corpus", "contamination*": "clean-corpus"}, "evaluation"
+        ),
         Stage(
             "release",
             2,

@@ -19,18 +19,19 @@ import numpy as np
 
 from components.data.decontaminate.engine import fields, user_text
 from components.data.decontaminate.kernels import ngram_hashes
+from components.data.jsonl import SPLITS, read_records
 from components.data.schema import BenchmarkItem, PretrainRecord, Record
 from components.data.text.minhash import band_keys, signatures
 from components.data.text.scan import KIND_LETTER, KIND_NUMBER, KIND_OPERATOR
-from components.data.text.tokens import Tokens, tokenise
+from components.data.text.tokens import Tokens, formula_like, tokenise
 
 SHINGLE = 3
 # 16 bands of 8 rows: a pair of Jaccard similarity 0.8 shares one with probability 0.95, of 0.5 with 0.06.
 BAND_ROWS = 8
 LONG = 200
 LONG_NUMBERS = 0.9
-# Texts of fewer tokens have too few shingles to resemble each other by measure.
-SHORTEST = 10
+# In texts of fewer tokens, and in formulas, one other word is another text: they are only compared whole.
+SHORTEST = 40
 BATCH = 8192
 # Earlier texts of one bucket that a text is compared with: buckets of many copies stay linear.
 COMPARED = 4
@@ -81,7 +82,8 @@ def _taught(record: Record) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A record that was dropped. kind: exact or near; similarity: 1.0, or the estimated Jaccard of word triples."""
+    """A record that was dropped. kind: exact or near; similarity: 1.0, or the estimated Jaccard of word triples;
+    position: of the dropped record among those given."""
 
     item: str
     survivor: str
@@ -89,6 +91,7 @@ class Duplicate:
     similarity: float = 1.0
     source: str = ""
     survivor_source: str = ""
+    position: int = -1
 
 
 def deduplicate(records: Sequence[Record], threshold: float | None = None) -> tuple[list[Record], list[Duplicate]]:
@@ -116,7 +119,9 @@ def deduplicate(records: Sequence[Record], threshold: float | None = None) -> tu
         kind = "exact" if keys[position] == keys[root] else "near"
         root = int(survivor[root])  # an exact copy of a near duplicate
         near = round(float(similarity[position]), 4)
-        dropped.append(Duplicate(record.id, records[root].id, kind, near, record.source, records[root].source))
+        dropped.append(
+            Duplicate(record.id, records[root].id, kind, near, record.source, records[root].source, position)
+        )
     return kept, dropped
 
 
@@ -127,14 +132,14 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, tuple[i
         tokens = tokenise(texts[start : start + BATCH])
         own = signatures(ngram_hashes(tokens.hashes, tokens.offsets, SHINGLE), tokens.offsets)
         keys = band_keys(own, BAND_ROWS)
-        short = np.diff(tokens.offsets) < SHORTEST
+        short = (np.diff(tokens.offsets) < SHORTEST) | formula_like(tokens)
         for text in range(len(tokens)):
             formula = _formula(tokens, text)
             numbers.append(formula)
             if not short[text] and len(tokens.text(text).hashes) < LONG:
                 keys[text] ^= np.uint64(hash(formula) & 0xFFFFFFFFFFFFFFFF)
         keys[short] = 0
-        signature.append(own)
+        signature.append(own.astype(np.uint16))  # enough to compare, a quarter of the memory
         bands.append(keys)
     if not texts:
         return {}
@@ -176,6 +181,57 @@ def _agree(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return shared >= LONG_NUMBERS * max(len(one), len(other)) and min(len(one), len(other)) > 10
 
 
+def deduplicate_files(directory: Path, threshold: float | None, drop: bool = True) -> dict[str, dict[str, int]]:
+    """Deduplicates data/<split>.jsonl of a corpus in place and writes duplicates.parquet beside data/.
+
+    threshold: of `deduplicate`; drop: False only writes the clusters.
+
+    Kept lines keep their bytes. A split holds all its sources, so duplicates across sources are found; a question in
+    two splits is no duplicate (SFT and RL may share prompts) and is told by check_disjoint. The held-out preference
+    pairs come first, so a training pair never survives its held-out copy.
+
+    Returns:
+        {split: {"exact": duplicates, "near": duplicates}} of splits that have any.
+    """
+    dropped: dict[str, list[Duplicate]] = {}
+    for group in _GROUPS:
+        paths = [path for split in group if (path := Path(directory) / "data" / f"{split}.jsonl").is_file()]
+        records = [record for path in paths for record in read_records(path, SPLITS[path.stem])]
+        found = deduplicate(records, threshold)[1]
+        if not found:
+            continue
+        gone = {duplicate.position for duplicate in found}
+        splits = [path.stem for path in paths for _ in range(_records(path))]
+        for duplicate in found:
+            dropped.setdefault(splits[duplicate.position], []).append(duplicate)
+        start = 0
+        for path in paths if drop else ():
+            start = _rewrite(path, gone, start)
+    write_duplicates(Path(directory) / "duplicates.parquet", dropped)
+    return {split: dict(Counter(duplicate.kind for duplicate in found)) for split, found in dropped.items()}
+
+
+_GROUPS = (("pretrain",), ("sft",), ("rl",), ("preference_heldout", "preference"))
+
+
+def _records(path: Path) -> int:
+    with path.open("rb") as stream:
+        return sum(bool(line.strip()) for line in stream)
+
+
+def _rewrite(path: Path, gone: set[int], start: int) -> int:
+    """Drops the records at the positions `gone`, counted from `start`. Returns the position after the last."""
+    beside = path.with_suffix(".kept")
+    with path.open("rb") as stream, beside.open("wb") as kept:
+        for line in stream:
+            if line.strip():
+                if start not in gone:
+                    kept.write(line)
+                start += 1
+    beside.replace(path)
+    return start
+
+
 def write_duplicates(path: Path, duplicates: Mapping[str, Iterable[Duplicate]]) -> None:
     """Writes duplicates.parquet, the clusters as evidence: one row per dropped record, with its split."""
     import pyarrow as pa
@@ -186,6 +242,7 @@ def write_duplicates(path: Path, duplicates: Mapping[str, Iterable[Duplicate]]) 
     schema = pa.schema(
         [(name, pa.string()) for name in names]
         + [("similarity", pa.float64()), ("source", pa.string()), ("survivor_source", pa.string())]
+        + [("position", pa.int64())]
     )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")

@@ -17,8 +17,8 @@ MAX_ANSWERS = 4000
 MAX_TEXT = 20_000
 
 
-def write_report(evaluation: Evaluation, path: Path, title: str) -> Path:
-    """Writes the page. title: what was evaluated, e.g. the stage's name."""
+def write_report(evaluation: Evaluation, path: Path, title: str, flagged: str = "") -> Path:
+    """Writes the page. title: what was evaluated, e.g. the stage's name; flagged: HTML shown below the scores."""
     data = json.dumps(_items(evaluation.answers), ensure_ascii=False).replace("<", "\\u003c")
     rows = "".join(
         _row(name, score) for name, score in {**evaluation.benchmarks, "overall": evaluation.overall}.items()
@@ -38,6 +38,7 @@ def write_report(evaluation: Evaluation, path: Path, title: str) -> Path:
         .replace("@CONFIDENCE@", f"{100 * evaluation.overall.avg.confidence:g}")
         .replace("@SCORES@", rows)
         .replace("@FURTHER@", FURTHER.replace("@ROWS@", further) if further else "")
+        .replace("@FLAGGED@", flagged)
         .replace("@SETTINGS@", settings)
         .replace("@DATA@", data)
     )
@@ -127,6 +128,7 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.
 <th>judge failed</th><th>errors</th><th>tokens</th></tr></thead>
 <tbody>@SCORES@</tbody></table>
 @FURTHER@
+@FLAGGED@
 <details><summary>Settings</summary><table>@SETTINGS@</table></details>
 <h2>Items</h2>
 <div id="filters"><select id="benchmark" aria-label="benchmark"></select>

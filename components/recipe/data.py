@@ -158,11 +158,21 @@ class BenchmarkSource(StrictModel):
     part: str = "test"
 
 
+class DedupConfig(StrictModel):
+    """Duplicates inside a split, over all its sources. The first record survives; duplicates.parquet has the rest."""
+
+    exact: bool = Field(default=True, description="Equal after normalisation")
+    drop: bool = Field(default=True, description="false: the clusters are reported and nothing is dropped")
+    near: bool = Field(default=True, description="Nearly the same words, and the same numbers and symbols")
+    threshold: float = Field(default=0.8, gt=0.5, le=1, description="Jaccard similarity of word triples")
+
+
 class CorpusConfig(StrictModel):
     sources: tuple[FileSource | GeneratorSource, ...] = Field(min_length=1)
     benchmarks: tuple[BenchmarkSource, ...] = ()
     filters: PromptFilterConfig = PromptFilterConfig()
     gates: GateConfig = GateConfig()
+    dedup: DedupConfig = DedupConfig()
 
 
 class DecontaminateConfig(StrictModel):

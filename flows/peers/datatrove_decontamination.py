@@ -1,4 +1,4 @@
-"""datatrove's n-gram decontamination on one corpus, run in an environment of its own: pip install "datatrove[processing]".
+"""datatrove's n-gram decontamination on one corpus, in an environment of its own: datatrove[processing].
 
 Usage: python datatrove_decontamination.py INPUT, a JSON file {"items": [...], "documents": [...]}. Prints
 {"seconds": processor seconds, "flagged": documents}. The hashes of the items are written as its indexer writes them,

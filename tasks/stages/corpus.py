@@ -2,7 +2,8 @@
 
 Everything streams: a record is written when it is read, and memory does not grow with the corpus. Output:
 data/<split>.jsonl, benchmarks/<name>.jsonl, sources.json (the data shards lineage shows, with what was left out and
-why), statistics.json, quarantine.jsonl (malformed records, never dropped silently), gates/ (Data Docs, results.json).
+why), statistics.json, duplicates.parquet (what was dropped and for which survivor), quarantine.jsonl (malformed
+records, never dropped silently), gates/ (Data Docs, results.json).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from components.artifacts.context import StageContext, StageResult
 from components.artifacts.digest import bytes_sha256
 from components.artifacts.ref import ArtifactRef
 from components.data.corpus import BENCHMARK, CorpusWriter, Gathered
+from components.data.dedup import deduplicate_files
 from components.data.gate_tables import Probes, drift_table, ingestion_table, place_table
 from components.data.gates import GateReport, run_gates
 from components.data.ingest import Dropped, Made, Result, stream_source
@@ -83,11 +85,14 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
         context.progress(len(every), len(every) + 1, "gates")
         report = _gate(context, section, config, gathered, collected.sources, probes)
     write_sources(context.output / "sources.json", collected.sources)
+    duplicates = _deduplicate(context, section)
+    dropped = duplicates if section.dedup.drop else {}
     records = sum(found.totals.records for place, found in gathered.items() if not place.startswith(BENCHMARK))
     context.progress(len(every) + 1, len(every) + 1, f"{records} records")
     return StageResult(
         summary={
-            **{place: found.totals.records for place, found in gathered.items()},
+            **{place: found.totals.records - sum(dropped.get(place, {}).values()) for place, found in gathered.items()},
+            **{f"duplicates: {split}": sum(counts.values()) for split, counts in duplicates.items()},
             "sources": len(collected.sources),
             "quarantined": collected.quarantined,
             **_left_out(collected.left_out),
@@ -95,6 +100,16 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
             "warnings": len(report.warnings),
         }
     )
+
+
+def _deduplicate(context: StageContext, section: CorpusConfig) -> dict[str, dict[str, int]]:
+    """After the gates, which judge the corpus as it came."""
+    if not section.dedup.exact:
+        return {}
+    threshold = section.dedup.threshold if section.dedup.near else None
+    found = deduplicate_files(context.output, threshold, section.dedup.drop)
+    context.attach(context.output / "duplicates.parquet", "duplicates.parquet")
+    return found
 
 
 class _Collector:

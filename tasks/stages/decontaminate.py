@@ -61,8 +61,10 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
         context.progress(position, len(splits) + 1, split)
         _clean(corpus, context, run, split, questions)
     evidence.close()
-    shutil.copytree(corpus / "benchmarks", context.output / "benchmarks")
-    shutil.copyfile(corpus / "sources.json", context.output / "sources.json")
+    for path in [*sorted((corpus / "benchmarks").glob("*.jsonl")), corpus / "sources.json"]:
+        target = context.output / path.relative_to(corpus)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
     counts = run.counts({name: len(rows) for name, rows in benchmarks.items()})
     fingerprint = index_fingerprint(benchmarks, section)
     write_report(context.output / "report.html", counts, examples, fingerprint, section)

@@ -9,6 +9,7 @@ from components.artifacts.context import StageContext, StageResult
 from components.artifacts.ref import ArtifactRef
 from components.data.jsonl import read_benchmarks
 from components.evaluation.grading import open_grading
+from components.evaluation.flagged import Compared, compare, read_flagged, table, write_compared
 from components.evaluation.report import write_report
 from components.evaluation.runner import evaluate
 from components.evaluation.sampler import codec_for
@@ -22,10 +23,14 @@ from tasks.stages.benchmarks import files_of, keep_files
 
 # Where a checkpoint artifact keeps its Hugging Face directory.
 MODEL = "model"
+COUNTS = "decontamination.json"
 
 
 def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageConfig) -> StageResult:
-    """Inputs: `model` (checkpoint), `corpus`. Output: items.jsonl, scores.json, report.html."""
+    """Inputs: `model` (checkpoint), `corpus`, and `contamination` (clean corpus) where the model was trained on one.
+
+    Output: items.jsonl, scores.json, report.html, and flagged.json: scores with and without flagged items.
+    """
     section: EvaluationConfig = config.section
     directory = context.fetch(inputs["model"], MODEL)
     standard = inputs["corpus"].stage == "benchmarks"  # of a recipe's corpus only a part is needed
@@ -48,10 +53,25 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
         evaluation = evaluate(engines, codec, benchmarks, section, grading, context, settings, files=files)
     evaluation.write(context.output)
     keep_files(files, context.output)
-    page = write_report(evaluation, context.output / "report.html", f"{inputs['model'].stage} on held-out benchmarks")
+    compared: dict[str, Compared] = {}
+    if "contamination" in inputs:
+        compared = compare(evaluation, read_flagged(context.fetch(inputs["contamination"], COUNTS)))
+        write_compared(context.output / "flagged.json", compared)
+    shown = table(compared) if "contamination" in inputs else ""
+    title = f"{inputs['model'].stage} on held-out benchmarks"
+    page = write_report(evaluation, context.output / "report.html", title, shown)
     context.attach(page, "evaluation.html")
     context.metrics(metrics(evaluation), step=0)
-    return StageResult(summary=summary(evaluation))
+    return StageResult(summary=summary(evaluation) | _without(compared))
+
+
+def _without(compared: Mapping[str, Compared]) -> dict[str, float]:
+    """Scores without flagged items, for the table of scores; nothing when none is flagged."""
+    return {
+        f"{name} unflagged": round(found.without.value, 4)
+        for name, found in compared.items()
+        if found.without is not None
+    }
 
 
 def metrics(evaluation: Evaluation) -> dict[str, float]:

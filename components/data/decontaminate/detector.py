@@ -63,13 +63,13 @@ class Detector:
 
     def __init__(self, items: Sequence[IndexedItem], config: DecontaminateConfig, embed: Embed | None = None) -> None:
         self.items, self.config = list(items), config
+        self.semantic: SemanticLevel | None = None
+        if not self.items:
+            return
         self.index = BenchmarkIndex(self.items, config.ngram)
         self.code = CodeIndex(self._programs())
-        self.semantic = (
-            SemanticLevel(self.index, config.semantic_threshold, config.semantic_review, embed)
-            if config.semantic
-            else None
-        )
+        if config.semantic:
+            self.semantic = SemanticLevel(self.index, config.semantic_threshold, config.semantic_review, embed)
 
     def _programs(self) -> list[tuple[int, str]]:
         """(item position, text) of what may be programs: the solution where there is one, else the question."""

@@ -3,10 +3,8 @@
 import gzip
 import itertools
 import json
-import random
 import re
 import textwrap
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,10 +19,14 @@ from components.data.decontaminate import (
     write_evidence,
     write_report,
 )
+from components.data.decontaminate.clean import read_benchmarks
 from components.data.decontaminate.engine import TextRecord
-from components.data.dedup import check_disjoint, deduplicate
+from components.data.decontaminate.harness.inject import NEGATIVES, POSITIVES
+from components.data.decontaminate.harness.measure import measure
+from components.data.decontaminate.rows import lines, parse, texts
+from components.data.dedup import check_disjoint
 from components.data.generator import generate
-from components.data.schema import Message, RlRecord, SftRecord, Verifier
+from components.data.schema import Message, RlRecord, SftRecord
 from components.recipe.data import DecontaminateConfig, GeneratorSource
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -144,24 +146,6 @@ def test_flagged_items_keep_their_strongest_level():
     assert flagged_items(found) == {"bench": {"b0": {"level": "exact", "decision": "removed"}}}
 
 
-def test_duplicates_keep_the_first():
-    verifier = Verifier(kind="math", reference={"answer": "4"})
-    rows = [
-        RlRecord(
-            id=str(n),
-            source="s",
-            domain="math",
-            family="f",
-            verifier=verifier,
-            prompt=(Message(role="user", content=t),),
-        )
-        for n, t in enumerate(["What is 2+2?", "what  IS 2+2", "What is 2-2?"])
-    ]
-    kept, dropped = deduplicate(rows)
-    assert [record.id for record in kept] == ["0", "2"]
-    assert (dropped[0].item, dropped[0].survivor) == ("1", "0")
-
-
 def test_evidence_and_report_can_be_read(tmp_path):
     text = f"From <b>a book</b>: {QUESTION}"
     _, result = levels(text)
@@ -195,43 +179,71 @@ def test_clean_files_keeps_rows_unchanged_and_in_order(tmp_path):
     assert pq.read_table(tmp_path / "out" / "evidence.parquet").num_rows == 1
 
 
-def test_gsm8k_injections_recall_and_false_alarms(record_property):
+def test_workers_give_the_same_bytes_and_compressed_lines_keep_theirs(tmp_path):
+    rows = [json.dumps({"text": f"Item {n}: {QUESTION if n % 7 == 0 else 'nothing of note'}"}) for n in range(50)]
+    with gzip.open(tmp_path / "corpus.jsonl.gz", "wt") as stream:
+        stream.write("\n".join(rows))
+    (tmp_path / "bench.jsonl").write_text(json.dumps({"question": QUESTION, "answer": "97"}))
+    made = []
+    for workers in (1, 2):
+        out = tmp_path / f"out{workers}"
+        counts = clean_files(
+            [str(tmp_path / "corpus.jsonl.gz")], [str(tmp_path / "bench.jsonl")], out, STRING_ONLY, workers
+        )
+        made.append([(path.name, path.read_bytes()) for path in sorted(out.iterdir())])
+    assert made[0] == made[1]
+    assert counts["removed"] == 8
+    assert counts["gates"] == []
+    kept = dict(made[0])["clean.jsonl"].decode().splitlines()
+    assert kept == [row for n, row in enumerate(rows) if n % 7]
+
+
+def test_grids_short_items_and_programs(tmp_path):
+    grid = [[n % 3 for n in range(5)] for _ in range(5)]
+    body = "    total = 0\n    for step in range(height):\n        total += width\n    return total\n"
+    program = f"def area(width, height):\n{body}"
+    other = (
+        program.replace("area", "f")
+        .replace("width", "w")
+        .replace("height", "h")
+        .replace("total", "acc")
+        .replace("step", "i")
+    )
+    corpus = [
+        {"train": [{"input": grid, "output": grid}]},
+        {"text": "A note.\nWrite 3/20 as a decimal.\nThanks.\n"},
+        {"text": f"Here it is:\n```python\n{other}```"},
+        {"text": "Write 3/25 as a decimal."},
+    ]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)))
+    benchmark = [
+        {"train": [{"input": grid, "output": grid}]},
+        {"problem": "Write $\\frac{3}{20}$ as a decimal."},
+        {"prompt": "Compute an area.", "code": program},
+    ]
+    (tmp_path / "bench.jsonl").write_text("\n".join(map(json.dumps, benchmark)))
+    counts = clean_files(
+        [str(tmp_path / "corpus.jsonl")], [str(tmp_path / "bench.jsonl")], tmp_path / "out", STRING_ONLY
+    )
+    rows = pq.read_table(tmp_path / "out" / "evidence.parquet").to_pylist()
+    assert [(row["item"][-1], row["level"]) for row in rows if row["decision"] == "removed"] == [
+        ("1", "exact"), ("2", "contained"), ("3", "code"),
+    ]  # fmt: skip
+    assert (counts["kept"], counts["template"]) == (1, 1)
+
+
+def test_known_copies_in_a_real_corpus():
+    """The harness on a small set: all of it runs as `ringflow bench decontaminate`."""
+    names = ("gsm8k_test", "math500", "mbpp_sanitized")
     if not (SHARED / "corpora" / "gsm8k_train.jsonl.gz").is_file():
         pytest.skip("shared test data is absent: ../shared/data")
-    with gzip.open(SHARED / "corpora" / "gsm8k_train.jsonl.gz", "rt") as stream:
-        train = [json.loads(line) for line in stream][:3000]
-    with (SHARED / "benchmarks" / "gsm8k_test.jsonl").open() as stream:
-        test = [json.loads(line)["question"] for line in stream]
-    chosen = random.Random(0).sample(test, 300)
-    injections = {
-        "exact": lambda text: text,
-        "re-wrapped": lambda text: "\n".join(textwrap.wrap(text, 28)),
-        "re-cased": str.upper,
-        "latex": lambda text: re.sub(r"\d+(?:[.,]\d+)*", r"$\g<0>$", text),
-        "embedded": lambda text: f"Here is what I found in a book.\n\n{text}\n\nHelp me to solve it, step by step.",
-        "sibling": lambda text: re.sub(r"\d+", lambda found: str(int(found.group()) + 3), text),
-    }
-    rows = [
-        TextRecord(f"clean:{n}", (("question", r["question"]), ("answer", r["answer"]))) for n, r in enumerate(train)
-    ]
-    for kind, change in injections.items():
-        rows += [
-            TextRecord(f"{kind}:{n}", (("question", change(text)),))
-            for n, text in enumerate(chosen)
-            if kind != "sibling" or re.search(r"\d", text)
-        ]
-    started = time.perf_counter()
-    result = decontaminate({"sft": rows}, {"gsm8k": [item(text, str(n)) for n, text in enumerate(test)]}, STRING_ONLY)
-    seconds = time.perf_counter() - started
-    flagged = {finding.item for finding in result.removed}
-    share = {
-        kind: sum(row.id in flagged for row in rows if row.id.startswith(f"{kind}:"))
-        / sum(row.id.startswith(f"{kind}:") for row in rows)
-        for kind in ("clean", *injections)
-    }
-    record_property("documents_per_second", round(len(rows) / seconds))
-    record_property("flagged", share)
-    print(f"{len(rows) / seconds:.0f} documents/s, flagged share: {share}")
-    assert all(share[kind] >= 0.99 for kind in ("exact", "re-wrapped", "re-cased", "latex", "embedded"))
-    assert share["clean"] <= 0.001
-    assert share["sibling"] == 0
+    benchmarks = read_benchmarks([str(SHARED / "benchmarks" / f"{name}.jsonl") for name in names])
+    rows = itertools.islice(lines(str(SHARED / "corpora" / "gsm8k_train.jsonl.gz")), 3000)
+    measured = measure([texts(parse(line)[0]) for _, line in rows], benchmarks, STRING_ONLY, per_benchmark=60)
+    found = {kind: measured.recall(kind) for kind in (*POSITIVES, *NEGATIVES)}
+    print(found, dict(measured.alarms))
+    assert all(found[kind] >= 0.98 for kind in ("exact", "re-wrapped", "re-cased", "latex", "embedded"))
+    assert found["renamed code"] >= 0.9
+    assert found["number words"] >= 0.9
+    assert found["sibling"] <= 0.01
+    assert measured.false_alarms <= 3

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.data.text.tokens import formula_like, is_prose, tokenise
@@ -65,6 +65,7 @@ def test_chinese_is_split_by_characters():
     assert tokens("求面积12") == ["求", "面", "积", "12"]
 
 
+@settings(deadline=None)  # the first call may compile
 @given(st.integers(0, 999_999))
 def test_number_words_are_numbers(value):
     assert (
@@ -78,6 +79,7 @@ def test_symbols_are_not_prose():
     assert formula_like(batch).tolist() == [True, False, False]
 
 
+@settings(deadline=None)  # the first call may compile
 @given(st.lists(st.text(max_size=60), max_size=6))
 def test_a_batch_is_its_texts_one_by_one(texts):
     batch = tokenise(texts)
@@ -88,6 +90,7 @@ def test_a_batch_is_its_texts_one_by_one(texts):
         assert single.strings() == batch.text(position).strings()
 
 
+@settings(deadline=None)  # the first call may compile
 @given(st.text(max_size=80))
 def test_equal_strings_have_equal_hashes_and_lines_do_not_matter(text):
     batch = tokenise([text])

@@ -44,7 +44,9 @@ FILES: dict[str, Callable[[dict], Iterable[Pair]]] = {
         (f"CodeAlpaca and HumanEval, judged {verdict}", row["test"], train)
         for train, verdict in zip(row["train"], row["results"], strict=False)
     ],
-    "audit_math500_human_verdicts": lambda row: [(f"MATH-500, {_human(row)}", row["math500_problem"], row["train_problem"])],
+    "audit_math500_human_verdicts": lambda row: [
+        (f"MATH-500, {_human(row)}", row["math500_problem"], row["train_problem"])
+    ],
     "audit_math500_flagged_pairs": lambda row: [
         (f"MATH-500, flagged by an audit ({row['contamination_type']})", row["math500_problem"], row["train_problem"])
     ],
@@ -55,7 +57,7 @@ FILES: dict[str, Callable[[dict], Iterable[Pair]]] = {
 
 
 def published(folder: Path, config: DecontaminateConfig) -> dict[str, tuple[int, int, int]]:
-    """{group: (pairs flagged, of them for another benchmark text only, pairs)} of contamination/*.jsonl below `folder`."""
+    """{group: (pairs flagged, of them for another item only, pairs)} of contamination/*.jsonl in a folder."""
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for name, pairs_of in FILES.items():
         path = Path(folder) / "contamination" / f"{name}.jsonl"
