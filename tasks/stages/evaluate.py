@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from components.artifacts.context import StageContext, StageResult
 from components.artifacts.ref import ArtifactRef
 from components.data.jsonl import read_benchmarks
-from components.evaluation.grading import open_grading
 from components.evaluation.flagged import Compared, compare, read_flagged, table, write_compared
+from components.evaluation.grading import open_grading
 from components.evaluation.report import write_report
 from components.evaluation.runner import evaluate
 from components.evaluation.sampler import codec_for
