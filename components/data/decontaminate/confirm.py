@@ -22,6 +22,9 @@ from components.data.text.scan import KIND_LETTER, KIND_NUMBER, KIND_OPERATOR, K
 from components.data.text.tokens import Tokens
 
 LCS_SHARE = 0.7
+# In a shorter item one word may be the whole question: "arrange the letters of the word ELLIPSE".
+LONG_ITEM = 30
+SHORT_LCS_SHARE = 0.9
 # What an n-gram finding must also have, so that a shared passage of two problems is no copy of either.
 NGRAM_SHARE = 0.6
 FORMULA_SHARE = 0.95
@@ -71,7 +74,8 @@ def confirm(index: BenchmarkIndex, position: int, text: Tokens, min_coverage: fl
     coverage = float(np.isin(index.ngrams[position], grams).mean())
     if coverage >= min_coverage and found.weighted >= NGRAM_SHARE:
         return Match(position, "ngram", coverage, pairs)
-    if found.weighted >= LCS_SHARE and found.share >= NGRAM_SHARE:
+    needed = LCS_SHARE if size >= LONG_ITEM else SHORT_LCS_SHARE
+    if found.weighted >= needed and found.share >= NGRAM_SHARE:
         return Match(position, "lcs", found.weighted, pairs)
     return None
 
