@@ -7,7 +7,14 @@ import pytest
 from components.artifacts.local import LocalContext
 from components.data.jsonl import read_benchmarks, read_corpus
 from components.failures import BadInput
-from components.recipe.data import BenchmarkSource, CorpusConfig, DecontaminateConfig, FileSource, GeneratorSource
+from components.recipe.data import (
+    BenchmarkSource,
+    CorpusConfig,
+    DecontaminateConfig,
+    DedupConfig,
+    FileSource,
+    GeneratorSource,
+)
 from components.recipe.model import ModelConfig
 from tasks.stage import STAGES, StageConfig
 
@@ -35,6 +42,7 @@ def test_generated_and_own_data_through_both_stages(tmp_path):
     section = CorpusConfig(
         sources=(GENERATOR, FileSource(uri=str(tmp_path / "own.jsonl"), split="sft", licence="MIT")),
         benchmarks=(BenchmarkSource(name="own", uri=str(tmp_path / "bench.jsonl")),),
+        dedup=DedupConfig(drop=False),  # the generator draws with replacement
     )
     context, result = corpus(tmp_path / "corpus", section)
     assert result.summary["sft"] == 240
