@@ -100,13 +100,14 @@ def update_report(sums: dict[str, float], maxima: dict[str, float]) -> dict[str,
     masked = sums["masked_low"] + sums["masked_high"] + sums["nonfinite"]
     report = {
         "policy/entropy": sums["entropy"] / n,
-        "policy/entropy_masked": sums["masked_entropy"] / masked if masked else 0.0,
         "policy/entropy_kept": (sums["entropy"] - sums["masked_entropy"]) / max(n - masked, 1.0),
         "policy/clip_fraction": sums["clipped"] / n,
         "policy/ratio_mean": sums["ratio"] / n,
         "policy/ratio_max": maxima["ratio"],
         "policy/update_nonfinite": sums["update_nonfinite"] / n,
     }
+    if masked:  # without masked tokens there is no entropy of theirs, which 0 would claim
+        report["policy/entropy_masked"] = sums["masked_entropy"] / masked
     if "reference_kl" in sums:
         report["policy/reference_kl"] = sums["reference_kl"] / n
     return report
