@@ -11,6 +11,7 @@ from typing import TextIO
 from tasks.board import FINAL, Line, Lines, StageState
 
 log = logging.getLogger(__name__)
+log.setLevel(logging.INFO)  # Prefect gives its handlers to this logger, and leaves its level to the root's WARNING
 
 SYMBOLS = {"waiting": "·", "running": "▶", "reused": "≡", "done": "✔", "failed": "✘", "stopped": "■", "skipped": "-"}
 STYLES = {"running": "bold", "reused": "cyan", "done": "green", "failed": "bold red", "stopped": "yellow"}
