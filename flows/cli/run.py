@@ -23,6 +23,13 @@ OnlyOption = Annotated[
 ForceOption = Annotated[
     list[str] | None, typer.Option("--force", metavar="STAGE", help="Run this stage again although it is finished.")
 ]
+DevicesOption = Annotated[
+    str | None,
+    typer.Option("--devices", metavar="64xH100", help="Plan layout, memory and time on these devices instead."),
+]
+LengthOption = Annotated[
+    float, typer.Option("--mean-length", min=0.01, max=1.0, help="With --devices: mean answer over the longest.")
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="The recipe's seed.")]
 
 
@@ -53,10 +60,17 @@ def register(app: typer.Typer) -> None:
         only: OnlyOption = None,
         force: ForceOption = None,
         seed: SeedOption = None,
+        devices: DevicesOption = None,
+        mean_length: LengthOption = 0.25,
         json_: JsonOption = False,
     ) -> None:
         """Show what `run` would do, stage by stage: HIT, RESUME or MISS, why, and where. Runs nothing."""
         graph = _checked(recipe, set_, from_, only, force, seed, read_base=False)
+        if devices is not None:
+            from flows.scale import print_scale
+
+            print_scale(graph.recipe, devices, mean_length, json_)
+            return
         from flows.cli import stack
         from flows.plan import make_plan, print_plan
 

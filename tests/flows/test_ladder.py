@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
 from components.model.spec import PRESETS
 from flows.request import RECIPES, load_graph
+from flows.scale import print_scale
 
 LADDER = ("ring-mini-2.0", "ring-flash-2.0", "ring-1t")
 
@@ -53,3 +55,18 @@ def test_totals_are_the_published_ones_to_every_published_digit(name: str, total
     assert round(counted, digit) == total
     if total > 100:
         assert counted == pytest.approx(total, rel=1e-3)
+
+
+def test_plan_with_devices_prints_tables_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = load_graph("ring-mini-2.0", read_base=False, servers=False)[0].recipe
+    print_scale(recipe, "64xH100", 0.25, json_=False)
+    text = capsys.readouterr().out
+    assert all(part in text for part in ("learner: moments", "rlvr-1", "weight exchange", "A model, not a measurement"))
+    print_scale(recipe, "64xH100", 0.25, json_=True)
+    found = json.loads(capsys.readouterr().out)
+    today, extended = found["plans"]
+    assert found["measured"] is False
+    assert (today["method"]["distributed"], extended["method"]["distributed"]) == (False, True)
+    assert today["fits"]
+    assert today["learner_memory"]["total"] < 80e9
+    assert [stage["stage"] for stage in today["stages"]] == ["sft", "rlvr-1", "reward-model", "rlhf"]

@@ -1,0 +1,149 @@
+"""The memory model against real models: every rank of a grid of layouts is built, on a process group that carries
+nothing, and its tensors are counted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from components.failures import BadInput
+from components.model.accelerators import ACCELERATORS, parse_cluster
+from components.model.layout import Layout
+from components.model.memory import EXTENDED, TODAY, layer_activations, learner_memory, rank_parameters
+from components.model.spec import PRESETS
+
+GRID = [
+    *(Layout(1), Layout(2, tensor=2), Layout(4, tensor=2, pipeline=2), Layout(4, expert=4), Layout(2, context=2)),
+    *(Layout(8, tensor=2, context=2, expert=8), Layout(8, tensor=2, pipeline=4), Layout(8, pipeline=2, expert=4)),
+]
+
+# One process plays every rank: torch's fake process group lets megatron build its part of the model, and moves nothing.
+COUNT = """
+import gc, json, sys
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from components.model import builder
+from components.model.layout import Layout
+from components.model.shards import pieces
+from components.model.spec import PRESETS
+from components.recipe.training import OptimiserConfig
+from components.training.optimiser import FlatAdamW
+from components.training.parallel import EXPERT, Ranks
+from megatron.core import parallel_state
+
+gc.freeze()  # what imports made is not looked through again
+
+
+def allocated():
+    gc.collect()
+    tensors = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+found = []
+for settings in json.loads(sys.argv[1]):
+    layout, spec = Layout(**settings), PRESETS["nano"]
+    for rank in range(layout.world):
+        dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=layout.world)
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=layout.tensor, pipeline_model_parallel_size=layout.pipeline,
+            context_parallel_size=layout.context, expert_model_parallel_size=layout.expert,
+            expert_tensor_parallel_size=1, create_gloo_process_groups=False)
+        builder._remember(layout)
+        before = allocated()
+        model = builder.build_model(spec, layout=layout)
+        optimiser = FlatAdamW(model.parameters(), OptimiserConfig(lr=1e-3), 1, Ranks(layout, rank, "cpu").kind)
+        held = [p for p in pieces(model, spec) if not p.name.endswith("expert_bias")]
+        expert = sum(p.view.numel() for p in held if ".experts." in p.name)
+        found.append({"rank": rank, "dense": sum(p.view.numel() for p in held) - expert, "expert": expert,
+                      "bytes": allocated() - before})
+        del model, optimiser, held
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+builder._initialised = None
+saved = {}
+for name in ("nano", "smoke"):
+    spec, stored = PRESETS[name], {}
+    model = builder.build_model(spec, seed=0)
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            stored[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.run(torch.arange(512) % spec.vocab_size, [512], None, head=False)
+    saved[name] = sum(tensor.untyped_storage().nbytes() for tensor in stored.values()) / 512
+print(json.dumps({"ranks": found, "saved": saved}))
+"""
+
+
+@pytest.fixture(scope="module")
+def counted() -> dict:
+    settings = [{key: getattr(x, key) for key in Layout.__dataclass_fields__} for x in GRID]
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT, json.dumps(settings)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_parameters_of_every_rank_are_those_its_shards_hold(counted: dict) -> None:
+    expected = [
+        {"rank": rank, "dense": own.dense, "expert": own.expert}
+        for layout in GRID
+        for rank in range(layout.world)
+        for own in [rank_parameters(PRESETS["nano"], layout, layout.place(rank).pipeline)]
+    ]
+    assert [{key: row[key] for key in ("rank", "dense", "expert")} for row in counted["ranks"]] == expected
+
+
+def test_weights_gradients_and_moments_are_the_bytes_torch_allocates(counted: dict) -> None:
+    rows = iter(counted["ranks"])
+    for layout in GRID:
+        for rank in range(layout.world):
+            stage = layout.place(rank).pipeline
+            memory = learner_memory(PRESETS["nano"], layout, TODAY, stage, 512, 4)
+            expected = memory.weights + memory.gradients + memory.moments
+            assert next(rows)["bytes"] == pytest.approx(expected, rel=0.05), (layout, rank)
+
+
+@pytest.mark.parametrize("name", ["nano", "smoke"])
+def test_activations_are_the_tensors_a_forward_pass_saves(counted: dict, name: str) -> None:
+    spec = PRESETS[name]
+    expected = sum(layer_activations(spec, spec.is_dense(layer), 4) for layer in range(spec.num_hidden_layers))
+    assert counted["saved"][name] == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["ring-mini-2.0", "ring-flash-2.0", "ring-1t"])
+def test_the_ranks_of_one_replica_hold_the_model_once(name: str) -> None:
+    spec = PRESETS[name]
+    biases = (spec.num_hidden_layers - spec.first_k_dense_replace) * spec.num_experts
+    assert rank_parameters(spec, Layout(), 0).total + biases == spec.parameter_count()[0]
+    layout = Layout(32, tensor=4, pipeline=4, expert=8)
+    stages = [rank_parameters(spec, layout, stage) for stage in range(4)]
+    assert sum(own.expert for own in stages) * 8 == rank_parameters(spec, Layout(), 0).expert
+
+
+def test_a_distributed_optimiser_divides_moments_and_nothing_else() -> None:
+    spec, layout = PRESETS["ring-1t"], Layout(512, tensor=8, pipeline=4, expert=32)
+    today, extended = (learner_memory(spec, layout, method, 1, 65_536, 8) for method in (TODAY, EXTENDED))
+    own = rank_parameters(spec, layout, 1)
+    assert today.moments == 8 * own.total
+    assert extended.moments == 12 * (own.dense / 16 + own.expert / 4)
+    assert extended.gradients == today.gradients
+
+
+def test_a_cluster_is_a_count_and_a_name() -> None:
+    cluster = parse_cluster("64xH100")
+    assert (cluster.devices, cluster.accelerator.memory) == (64, 80e9)
+    assert cluster.speed(8) > cluster.speed(16) == 50e9
+    assert all(device.source for device in ACCELERATORS.values())
+    for wrong in ("H100", "0xH100", "64xH1000", "-1xH100", "64 H100"):
+        with pytest.raises(BadInput, match=r"COUNTxNAME.*H200"):
+            parse_cluster(wrong)

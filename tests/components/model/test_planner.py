@@ -1,0 +1,94 @@
+"""The planner: what it promises fits, it says what does not, and volumes and work are those of the formulas."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.model.accelerators import parse_cluster
+from components.model.cost import decoding, forward_flops, step_time
+from components.model.layout import UNDIVIDED, Layout
+from components.model.memory import EXTENDED, TODAY, EngineLayout, engine_memory, kv_bytes, learner_memory
+from components.model.planner import loads_of, plan, smallest
+from components.model.spec import PRESETS
+from components.recipe.load import load_recipe
+from components.recipe.recipe import Recipe
+
+RECIPES = Path(__file__).parents[3] / "flows" / "recipes"
+MINI, H100 = PRESETS["ring-mini-2.0"], parse_cluster("64xH100")
+
+
+def recipe(name: str, *overrides: str) -> Recipe:
+    return load_recipe(name, overrides, RECIPES)
+
+
+def test_loads_are_the_recipes_steps_and_tokens() -> None:
+    loads = {load.name: load for load in loads_of(recipe("ring-1t"), mean_length=0.5)}
+    assert list(loads) == ["sft", "rlvr-1", "reward-model", "rlhf"]
+    assert (loads["sft"].tokens, loads["sft"].longest) == (64 * 65_536, 65_536)
+    assert (loads["rlvr-1"].generated, loads["rlvr-1"].in_flight) == (31_457_280, 3840)
+    assert loads["rlhf"].tokens == 80 * 8 * 30_720 / 2
+    assert [load.name for load in loads_of(recipe("nano"))][:3] == ["base", "sft", "rlvr-1"]
+
+
+@pytest.mark.parametrize("method", [TODAY, EXTENDED], ids=lambda method: method.name)
+def test_a_plan_that_fits_is_a_layout_the_learner_accepts_in_the_memory_it_says(method) -> None:
+    made = plan(recipe("ring-mini-2.0"), H100, method)
+    made.layout.check(MINI)
+    assert made.fits
+    assert not made.misfits
+    assert made.engines * made.engine_layout.devices <= 64
+    for stage in range(made.layout.pipeline):
+        need = learner_memory(MINI, made.layout, method, stage, 65_536, 8)
+        assert need.total <= made.learner.total * 1.001 <= 80e9
+    assert made.seconds == sum(time.step * time.load.steps for time in made.times)
+
+
+def test_what_does_not_fit_is_named_and_the_nearest_cluster_found() -> None:
+    small = plan(recipe("ring-flash-2.0"), parse_cluster("32xH100"), EXTENDED)
+    assert not small.fits
+    assert "of 80 GB" in small.misfits[0]
+    found = smallest(recipe("ring-flash-2.0"), parse_cluster("32xH100"), EXTENDED)
+    assert found.fits
+    assert not plan(recipe("ring-flash-2.0"), replace(H100, devices=found.cluster.devices // 2), EXTENDED).fits
+    # Today an engine is one GPU, so 103B parameters fit on no number of them.
+    assert smallest(recipe("ring-flash-2.0"), H100, TODAY) is None
+
+
+def test_work_is_two_operations_a_weight_and_grows_with_the_document() -> None:
+    active = MINI.parameter_count()[1] - MINI.vocab_size * MINI.hidden_size
+    assert forward_flops(MINI, 0) == 2 * active
+    assert forward_flops(MINI, 1000) - 2 * active == 2 * 1000 * 16 * 128 * 20
+
+
+def test_undivided_nothing_is_sent_and_every_dimension_sends_its_formula() -> None:
+    def sent(layout: Layout, **options) -> dict[str, float]:
+        return step_time(MINI, layout, TODAY, H100, 1 << 20, 65_536, 8192, **options).sent
+
+    assert set(sent(UNDIVIDED).values()) == {0.0}
+    count, expert = MINI.parameter_count()[0], 19 * 256 * 3 * 2048 * 512
+    biases = 19 * 256
+    assert sent(Layout(4))["gradients"] == pytest.approx(2 * 4 * (count - biases) * 3 / 4)
+    divided = sent(Layout(4, expert=4))
+    assert divided["gradients"] == pytest.approx(2 * 4 * (count - biases - expert) * 3 / 4)
+    tokens = (1 << 20) / 4
+    assert divided["expert"] == pytest.approx(tokens * 2 * 2 * 8 * 2048 * 4 * 19 * 3 / 4)
+    forward = sent(Layout(4, tensor=4), train=False)
+    assert forward["tensor"] == pytest.approx(4 * (1 << 20) * 2048 * 4 * 20 * 3 / 4)
+    assert forward["gradients"] == 0
+
+
+def test_decoding_is_bound_by_reading_weights_and_keys() -> None:
+    one = EngineLayout()
+    memory = engine_memory(MINI, one, 80e9, 65_536, 128)
+    few = decoding(MINI, one, H100, memory.kv_cache, 16_384, 1)
+    many = decoding(MINI, one, H100, memory.kv_cache, 16_384, 128)
+    assert few.tokens_per_second < many.tokens_per_second < 128 * few.tokens_per_second
+    assert many.sequences == int(memory.kv_cache / (kv_bytes(MINI, one) * 16_384))
+    # One sequence reads the active weights (without an unused expert) and its own cache, at 60 % of 3.35 TB/s.
+    routed, chosen = 19 * 256 * 3 * 2048 * 512, 8 / 256
+    read = 2 * (MINI.parameter_count()[0] - routed * (1 - chosen)) + 16_384 * kv_bytes(MINI, one)
+    assert few.step == pytest.approx(read / (3.35e12 * 0.6))
+    assert kv_bytes(MINI, EngineLayout(tensor=8)) == kv_bytes(MINI, EngineLayout(tensor=4)), "KV heads are repeated"
