@@ -28,8 +28,14 @@ JOB = """entrypoint submissionMode clusterSelector rayClusterSpec runtimeEnvYAML
     ttlSecondsAfterFinished activeDeadlineSeconds backoffLimit submitterPodTemplate submitterConfig managedBy
     entrypointNumCpus entrypointNumGpus entrypointResources deletionStrategy metadata"""
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|AUTH_STRING|DATABASE_CONNECTION_URL|BACKEND_STORE_URI", re.I)
-PINNED = re.compile(r"^[^:@]+(:\d+(/[^:@]+)?)?(:(?!latest)[\w.-]*\d[\w.-]*|@sha256:[0-9a-f]{64})")
+IMAGE = re.compile(r"(?:[^/@]+/)*[^/:@]+(?::(?P<tag>[\w.-]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?")
 UNITS = {"m": 1e-3, "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def pinned(image: str) -> bool:
+    """By digest, or by a tag that names a version; a registry's port is no tag."""
+    found = IMAGE.fullmatch(image)
+    return bool(found and (found["digest"] or re.search(r"\d", found["tag"] or "")))
 
 
 def quantity(text: Any) -> float:
@@ -161,7 +167,7 @@ def _container(container: dict) -> Iterator[str]:
     # A sidecar is only ordered by its start; the pod's service is the container's.
     if container.get("restartPolicy") != "Always" and not {"readinessProbe", "livenessProbe"} <= set(container):
         yield "no readiness or liveness probe"
-    if not PINNED.match(container["image"]):
+    if not pinned(container["image"]):
         yield f"image {container['image']} is not pinned"
     for variable in container.get("env", ()):
         if SECRET.search(variable["name"]) and "secretKeyRef" not in variable.get("valueFrom", {}):

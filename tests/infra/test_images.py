@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from infra.stack.profile import ENDPOINTS, MLFLOW_BUCKET, STORE_BUCKET
-from tests.infra.cluster_policy import PINNED, SECRET
+from tests.infra.cluster_policy import SECRET, pinned
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "infra/images"
@@ -30,7 +30,7 @@ def test_images_are_staged_pinned_and_without_root(name):
     assert len(stages) >= 2
     assert " AS " not in stages[-1]
     assert "@sha256:" in stages[-1]  # what is shipped stands on one exact image
-    assert all(PINNED.match(each.split()[0]) for each in stages)
+    assert all(pinned(each.split()[0]) for each in stages)
     last = steps[len(steps) - next(n for n, (word, _) in enumerate(reversed(steps)) if word == "FROM") :]
     assert [rest for word, rest in last if word == "USER"] == ["10001:10001"]
     assert not any(re.search(r"\b(pip|uv|curl|wget)\b", rest) for word, rest in last if word == "RUN")
@@ -84,7 +84,7 @@ def test_compose_services_are_closed_and_bounded(name):
     assert "no-new-privileges:true" in service["security_opt"]
     assert "privileged" not in service
     assert {"mem_limit", "cpus", "pids_limit", "healthcheck"} <= set(service)
-    assert PINNED.match(service["image"])
+    assert pinned(service["image"])
     assert "@sha256:" in service["image"] or service["pull_policy"] == "never"
     assert all(each.startswith("127.0.0.1:") for each in service.get("ports", ()))
     for each in service["security_opt"]:

@@ -70,6 +70,27 @@ def test_what_the_policy_refuses(kind, path, value, reason):
     assert any(reason in each for each in complaints(first) + policy.over_quota(broken))
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("submissionMode", "HttpMode", "unknown submissionMode"),
+        ("rayClusterSpec", {}, "needs either"),
+        ("shutdownAfterJobFinishes", True, "would delete a cluster"),
+        ("entryPoint", "x", "unknown field entryPoint"),
+    ],
+)
+def test_what_is_refused_of_a_job(field, value, reason):
+    (job,) = copy.deepcopy(BUILT["jobs"])
+    job["spec"][field] = value
+    assert any(reason in each for each in policy.schema(job))
+
+
+def test_a_tag_that_moves_is_not_pinned():
+    assert policy.pinned("localhost:5000/a/b:1.2@sha256:" + 64 * "0")
+    assert policy.pinned("registry.example.org/a:17-bookworm")
+    assert not any(policy.pinned(each) for each in ("a", "localhost:5000/a", "localhost:5000/a:latest", "a:main"))
+
+
 def test_a_patch_must_find_its_place():
     item = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {}}
     with pytest.raises(ValueError, match="has no /data/a"):
