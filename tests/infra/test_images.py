@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infra.stack.profile import ENDPOINTS, MLFLOW_BUCKET, STORE_BUCKET
+from infra.stack.profile import ENDPOINTS, MLFLOW_BUCKET, QUIET, STORE_BUCKET
 from tests.infra.cluster_policy import SECRET, pinned
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +109,7 @@ def test_compose_holds_no_secret_and_its_variables_are_documented():
 def test_compose_clients_have_the_cluster_profile_and_a_ray_node():
     for name in ("ray", "worker"):
         assert set(ENDPOINTS) <= set(SERVICES[name]["environment"])
+        assert QUIET.items() <= SERVICES[name]["environment"].items()
     worker = SERVICES["worker"]
     assert {worker[each] for each in ("network_mode", "ipc", "pid")} == {"service:ray"}
     assert worker["volumes"] == SERVICES["ray"]["volumes"]

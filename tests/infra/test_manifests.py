@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infra.stack.profile import ENDPOINTS
+from infra.stack.profile import ENDPOINTS, QUIET
 from tests.infra import cluster_policy as policy
 from tests.infra.kustomize import build, patch
 
@@ -194,6 +194,7 @@ def test_clients_have_every_endpoint_of_the_cluster_profile():
     (cluster,) = of_kind(BUILT["base"], "RayCluster")
     own = {each["name"]: each.get("value") for each in worker["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert set(ENDPOINTS) <= set(client["data"]) | set(own)
+    assert QUIET.items() <= client["data"].items()
     head = f"{cluster['metadata']['name']}-head-svc.{cluster['metadata']['namespace']}.svc"  # the name KubeRay gives
     assert own["RAY_ADDRESS"] == f"{head}:6379"
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
