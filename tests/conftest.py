@@ -64,6 +64,18 @@ def stack() -> Iterator[StackState]:
     assert not alive, f"outlived `down`: {alive}"
 
 
+@pytest.fixture(autouse=True)
+def ray_of_this_process() -> Iterator[None]:
+    """A command that a test runs in this process exports the address of the stack's Ray; later tests must not see it,
+    because they have a Ray of this process."""
+    before = {key: value for key, value in os.environ.items() if key.startswith("RAY_")}
+    yield
+    for key in [key for key in os.environ if key.startswith("RAY_")]:
+        if key not in before:
+            del os.environ[key]
+    os.environ.update(before)
+
+
 @pytest.fixture
 def home() -> Iterator[Path]:
     """A home of its own for tests that break things; whatever runs in it is ended."""
