@@ -8,13 +8,14 @@ Work per token and layer: 2 operations a weight that is used, forward; twice tha
 attention of a causal document of length s costs 2 s heads head_dim more, forward.
 
 Bytes that one rank sends, forward, per micro-batch (t tokens in all, a = t / (tensor x context) of its own, width w):
-    tensor      2 all-gathers and 2 reduce-scatters a layer of [t / context, hidden]: 4 (T - 1)/T t/C hidden w
+    tensor      2 all-gathers and 2 reduce-scatters a layer of [t / context, hidden]: 4 (T - 1)/T t/C hidden w, and one
+                each at the embedding and before the head
     context     queries, keys, values and outputs for heads: (C - 1)/C a (2 q + 2 k) w a layer
     expert      dispatch and combine: 2 (E - 1)/E a topk hidden w a sparse layer
     pipeline    a hidden w a stage
-Backward the same once more, and one further all-gather pair for tensor parallelism. Gradients: 2 (n - 1)/n of their
-float32 bytes over the n ranks with the same ones (an all-reduce; reduce-scatter and all-gather of a distributed
-optimiser send as much).
+Backward the same once more (but nothing before the head), and for tensor parallelism 2 further all-gathers a layer.
+Gradients: 2 (n - 1)/n of their float32 bytes over the n ranks with the same ones (an all-reduce; reduce-scatter and
+all-gather of a distributed optimiser send as much).
 """
 
 from __future__ import annotations
@@ -88,10 +89,11 @@ def step_time(
         spec.head_dim
     )
     sparse = here * (1 - spec.first_k_dense_replace / spec.num_hidden_layers)
-    gathered = 4 * hidden * width * micro_batch / layout.context * here * _share(layout.tensor)
+    gathered = hidden * width * micro_batch / layout.context * _share(layout.tensor)
+    ends = (3 if train else 2) / min(layout.pipeline, 2)
     both = 2 + (1 if method.recompute else 0) if train else 1
     sent = {
-        "tensor": batches * gathered * (both + (0.5 if train else 0)),
+        "tensor": batches * gathered * (4 * here * (both + (0.5 if train else 0)) + ends),
         "context": batches * both * mine * heads * width * here * _share(layout.context),
         "expert": batches
         * both

@@ -76,7 +76,7 @@ def test_undivided_nothing_is_sent_and_every_dimension_sends_its_formula() -> No
     tokens = (1 << 20) / 4
     assert divided["expert"] == pytest.approx(tokens * 2 * 2 * 8 * 2048 * 4 * 19 * 3 / 4)
     forward = sent(Layout(4, tensor=4), train=False)
-    assert forward["tensor"] == pytest.approx(4 * (1 << 20) * 2048 * 4 * 20 * 3 / 4)
+    assert forward["tensor"] == pytest.approx((4 * 20 + 2) * (1 << 20) * 2048 * 4 * 3 / 4)
     assert forward["gradients"] == 0
 
 
