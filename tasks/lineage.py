@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,10 @@ class TrackedStage:
         self.url: str = run.url
         self.resumed: bool = run.resumed
         self.series: dict[str, list[tuple[int, float]]] = {}
+
+    def guarded_by(self, check: Callable[[], None]) -> None:
+        """check: raises LeaseLost once another run has the stage; nothing is told to the tracker from then on."""
+        self._run.guarded_by(check)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self._run.metrics(values, step, model=self._judged)

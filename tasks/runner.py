@@ -208,6 +208,7 @@ def _compute(
         if session.tracker is not None:
             with spent_on("MLflow"):
                 tracked = session.tracker.stage(node, lease.fingerprint, identity, made, records)
+                tracked.guarded_by(lease.check)
         with PrefectProgress(f"{node.name}-progress", node.name) as progress:
             context = RunnerContext(node, session, lease, tracked, progress, directory)
             with timing.work():

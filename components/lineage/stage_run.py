@@ -14,12 +14,12 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.artifacts.ref import ArtifactRef
-from components.failures import BadInput, DeadlineExceeded, InfrastructureError
+from components.failures import BadInput, DeadlineExceeded, InfrastructureError, LeaseLost
 from components.lineage.tracker import DIGEST_CHARACTERS, MODEL_KINDS, RunStatus, artifact_tags, tracker_errors
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class StageRun:
         self._lock, self._sending = threading.Lock(), threading.Lock()
         self._failed_since, self._failure, self._rejected = 0.0, "", False
         self._models: dict[str, str | None] = {}
+        self._guard: Callable[[], None] = lambda: None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send_until_stopped, name=f"metrics-{node}", daemon=True)
         self._thread.start()
@@ -55,6 +56,13 @@ class StageRun:
     @property
     def url(self) -> str:
         return self.tracker.run_url(self.run_id)
+
+    def guarded_by(self, check: Callable[[], None]) -> None:
+        """Before anything is sent, `check` is called: it raises LeaseLost when the run belongs to another holder.
+
+        A process that slept would otherwise wake up and log the points that its successor has logged meanwhile.
+        """
+        self._guard = check
 
     def metrics(self, values: Mapping[str, float], step: int, model: ArtifactRef | None = None) -> None:
         """Buffers scalars. A (name, step) already logged, by this process or before a resume, adds nothing.
@@ -82,7 +90,7 @@ class StageRun:
 
     def flush(self, deadline_s: float = 60.0) -> None:
         """Returns when all buffered points are stored. Call it before a resume point is saved: the steps before the
-        point are never logged again. Raises DeadlineExceeded with the last error otherwise."""
+        point are never logged again. Raises DeadlineExceeded with the last error otherwise, LeaseLost (guarded_by)."""
         began = time.monotonic()
         while not self._send():
             if self._rejected:
@@ -198,7 +206,10 @@ class StageRun:
             if not batch:
                 return True
             try:
+                self._guard()
                 self.tracker.client.log_batch(self.run_id, metrics=batch)
+            except LeaseLost:
+                raise
             except Exception as error:
                 self._failure = f"{type(error).__name__}: {error}"
                 self._failed_since = self._failed_since or time.monotonic()
@@ -211,7 +222,10 @@ class StageRun:
 
     def _send_until_stopped(self) -> None:
         while not self._stop.wait(SEND_EVERY_S):
-            self._send()
+            try:
+                self._send()
+            except LeaseLost:
+                return  # whoever works on the stage hears it from the lease itself
 
     def _log_dataset(self, context: str, ref: ArtifactRef) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

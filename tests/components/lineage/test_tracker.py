@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from components.failures import BadInput, DeadlineExceeded, InfrastructureError
+from components.failures import BadInput, DeadlineExceeded, InfrastructureError, LeaseLost
 from components.lineage.tracker import Tracker, flatten
 
 FINGERPRINT = "ab" * 32
@@ -48,6 +48,29 @@ def test_a_retried_stage_goes_on_in_its_run_and_repeats_no_point(tracker):
     assert third.run_id != first.run_id, "a finished run is never reopened"
     third.finish("FINISHED")
     assert run_of(tracker, fingerprint="cd" * 32).run_id not in (first.run_id, third.run_id)
+
+
+def test_who_lost_the_lease_adds_no_point_to_the_run_of_its_successor(tracker):
+    stale = run_of(tracker)
+    stale.metrics({"loss": 1.0}, 1)
+    stale.flush()
+    lost = []
+
+    def check() -> None:
+        if lost:
+            raise LeaseLost("taken by another run")
+
+    stale.guarded_by(check)
+    stale.metrics({"loss": 2.0}, 2)
+    lost.append(True)
+    with pytest.raises(LeaseLost):
+        stale.flush()
+    stale.abandon()
+    successor = run_of(tracker)
+    successor.metrics({"loss": 2.0}, 2)
+    successor.finish("FINISHED")
+    assert successor.run_id == stale.run_id
+    assert points(tracker, stale.run_id, "loss") == [(1, 1.0), (2, 2.0)]
 
 
 def test_artifacts_in_and_out_are_logged_once(tracker, publish):
