@@ -7,7 +7,6 @@ reused, so a night without a new candidate costs seconds.
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 from prefect import flow
@@ -24,6 +23,7 @@ from components.recipe.load import LoadedRecipe
 from flows.evaluate_flow import checkpoint_of
 from flows.execute import execute, home_directory, last_result
 from flows.graph import Graph
+from flows.naming import stamped
 from flows.references import find_artifact
 from flows.request import RecipeName, load_graph
 
@@ -66,7 +66,7 @@ class CompareRequest(BaseModel):
 
 
 def flow_run_name() -> str:
-    return f"compare-{time.strftime('%m%d-%H%M%S')}"
+    return stamped("compare")
 
 
 @flow(name="compare", flow_run_name=flow_run_name, task_runner=ThreadPoolTaskRunner(max_workers=2))

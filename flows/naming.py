@@ -1,7 +1,12 @@
-"""Names of flow runs: what runs, and when, such as nano-1122-004659. Readable in lists, and unique in practice."""
+"""Names of flow runs: what runs, and when, such as nano-1122-004659. Readable in lists, and unique in practice.
+
+Prefect names a run each time it starts. A retry is the same run started again: it keeps the name that `ringflow runs`
+showed and that its messages tell people to rerun.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -23,4 +28,13 @@ def run_name() -> str:
             parts = ["evaluate", values["model"].rstrip("/").rsplit("/", 1)[-1]]
         case other:
             parts = [other, recipe]
-    return "-".join([*filter(None, parts), time.strftime("%m%d-%H%M%S")])
+    return stamped(*filter(None, parts))
+
+
+def stamped(*parts: str) -> str:
+    """These parts and the time; the name that the current run has, if it is already one of these parts and a time."""
+    prefix = "-".join(parts)
+    name = get_run_context().flow_run.name
+    if re.fullmatch(rf"{re.escape(prefix)}-\d{{4}}-\d{{6}}", name):
+        return name
+    return f"{prefix}-{time.strftime('%m%d-%H%M%S')}"

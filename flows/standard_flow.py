@@ -7,7 +7,6 @@ or MODEL@URL, an OpenAI-compatible endpoint.
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 from prefect import flow
@@ -18,6 +17,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from components.artifacts.store import Store
 from flows.evaluate_flow import checkpoint_of
 from flows.execute import execute
+from flows.naming import stamped
 from flows.references import find_artifact
 from flows.standard_request import StandardRequest
 
@@ -25,7 +25,7 @@ from flows.standard_request import StandardRequest
 def flow_run_name() -> str:
     request: dict[str, Any] = get_run_context().parameters["request"]
     model = str(StandardRequest.model_validate(request).model).rstrip("/").rsplit("/", 1)[-1]
-    return f"evaluate-{model}-{time.strftime('%m%d-%H%M%S')}"
+    return stamped("evaluate", model)
 
 
 @flow(name="evaluate-standard", flow_run_name=flow_run_name, task_runner=ThreadPoolTaskRunner(max_workers=2))

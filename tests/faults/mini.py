@@ -20,7 +20,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from prefect import flow
-from prefect.context import get_run_context
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -29,6 +28,7 @@ from components.artifacts.s3 import S3Objects
 from components.artifacts.store import Store
 from flows.execute import execute, run_here
 from flows.graph import Graph
+from flows.naming import run_name
 from flows.plan import Planned, make_plan
 from flows.request import RunRequest
 from flows.result import RunResult
@@ -40,12 +40,6 @@ NODES = ("corpus", "decontaminate")
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 1 << 18
 NO_MOUNT = 77
 FORKED = multiprocessing.get_context("forkserver")
-
-
-def run_name() -> str:
-    """A name of its own, kept by a retry, as that of `ring` is."""
-    name = get_run_context().flow_run.name
-    return name if name.startswith("mini-") else f"mini-{uuid.uuid4().hex[:8]}"
 
 
 @flow(name="ring", flow_run_name=run_name, task_runner=ThreadPoolTaskRunner(max_workers=2))
