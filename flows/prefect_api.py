@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from components.failures import BadInput, InfrastructureError
 RECIPE_FLOWS = ("ring", "stage", "evaluate", "evaluate-standard", "compare", "refresh")
 FLOWS = (*RECIPE_FLOWS, "housekeeping")
 DEADLINE_S = 10.0
+# Prefect answers 503 while its database is locked: nothing was done, ask again (as its own client does).
+BUSY_PAUSES_S = (0.5, 1.0, 2.0, 0.0)
 
 
 @cache
@@ -39,7 +42,11 @@ def ask(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         user, _, password = pair.partition(":")
         auth = (user, password)
     try:
-        response = _client().request(method, f"{base}{path}", json=body, headers=headers, auth=auth)
+        for pause in BUSY_PAUSES_S:
+            response = _client().request(method, f"{base}{path}", json=body, headers=headers, auth=auth)
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(pause)
         response.raise_for_status()
     except httpx.HTTPStatusError as error:
         raise InfrastructureError(f"Prefect at {base} refused {path}: {error.response.text[:300]}") from error
