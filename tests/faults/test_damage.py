@@ -48,6 +48,23 @@ def test_a_missing_shard_is_found_before_anything_is_trained_on_it(world: World)
     assert world.calls()["corpus 2"] == 2
 
 
+@pytest.mark.fault("a bit flipped in an artifact", "an input, before its consumer runs", "refused with both digests")
+def test_a_flipped_bit_in_an_input_stops_its_consumer(world: World) -> None:
+    failure = world.touch("fail-decontaminate", "Diverged")
+    corpus = world.run().stages[0].ref
+    failure.unlink()
+    store = Store.open()
+    flip(store, f"{store.key(corpus.uri)}/files/sources.json")
+    flip(store, f"{store.key(corpus.uri)}/files/count.json")
+    # This machine's cache still has the right bytes; another one's has not.
+    world.forget_cache()
+    result = world.run()
+    assert [stage.state for stage in result.stages] == ["reused", "failed"]
+    assert "count.json has sha256" in result.message()
+    assert "recorded" in result.message()
+    assert not store.verify(corpus.uri).ok
+
+
 @pytest.mark.fault("a missing shard of an artifact", "before it is reused", "refused, named; plan says DAMAGED")
 def test_a_missing_file_of_an_artifact_is_refused_and_foretold(world: World) -> None:
     corpus = world.run().stages[0].ref
