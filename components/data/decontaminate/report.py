@@ -20,7 +20,8 @@ _STYLE = """
 :root{color-scheme:light dark;--line:#8884;--mark:#ffd54a99}
 body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem}table{border-collapse:collapse;margin:.6rem 0}
-th,td{border:1px solid var(--line);padding:.25rem .6rem;text-align:right}th:first-child,td:first-child{text-align:left}
+th,td{border:1px solid var(--line);padding:.25rem .6rem;text-align:right}
+th:first-child,td:first-child{text-align:left;overflow-wrap:anywhere;min-width:9rem}
 .pair{border:1px solid var(--line);border-radius:6px;margin:.8rem 0;padding:.6rem .8rem}
 .pair header{font-size:.85rem;opacity:.8;overflow-wrap:anywhere}
 .sides{display:grid;grid-template-columns:1fr 1fr;gap:1rem}@media(max-width:700px){.sides{grid-template-columns:1fr}}
