@@ -188,6 +188,8 @@ def _content(answer: httpx.Response) -> tuple[str, int]:
     try:
         data = answer.json()
         text = data["choices"][0]["message"]["content"]
+        # Null: the answer ended inside its reasoning, which a server keeps apart. It is a reply, with no verdict in it.
+        text = "" if text is None else text
         if not isinstance(text, str):
             raise TypeError("content is no text")
         used = data.get("usage") or {}

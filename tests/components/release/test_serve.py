@@ -100,12 +100,11 @@ class TestServed:
             client.chat.completions.create(model="ring-random", messages=[{"role": "user", "content": "9" * 400}])
 
     def test_a_judge_over_it_is_told_apart_from_a_verdict(self, server):
-        """A random model answers, and what it says is no verdict: an error, never a reward."""
+        """A random model answers, mostly inside its reasoning, and that is no verdict: an error, never a reward."""
         endpoint = JudgeEndpoint(model=server.model, base_url=server.base_url, timeout_s=120)
         judge = Judge(endpoint)
         asked = question("a", "b", "c")[1:]  # without the instructions: the model has few positions
         reply = judge.ask(asked, 8)
-        assert reply.text
         assert reply.tokens > 8
         assert judge.ask(asked, 8).cached
         with pytest.raises(InfrastructureError, match="no verdict"):
