@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from prefect import flow
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +20,7 @@ from components.evaluation.compare import HEADER, Comparison, write_comparison
 from components.evaluation.scores import load_evaluation
 from components.failures import BadInput
 from components.recipe.load import LoadedRecipe
+from flows.ending import failed
 from flows.evaluate_flow import checkpoint_of
 from flows.execute import execute, home_directory, last_result
 from flows.graph import Graph
@@ -86,7 +87,7 @@ def compare_models(request: CompareRequest) -> State:
     found, page = compare_artifacts({names[side]: refs[f"evaluate-{side}"] for side in names}, store)
     show(found, page)
     if found.worse:
-        return Failed(message=f"{request.after} is worse than {request.before} on {', '.join(found.worse)}: {page}")
+        return failed(f"{request.after} is worse than {request.before} on {', '.join(found.worse)}: {page}")
     return Completed(message=f"{request.after} is nowhere surely worse than {request.before}: {page}")
 
 

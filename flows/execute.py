@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import get_run_context
 from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled as CancelledState
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, State
 
 from components.artifacts.code import CodeState
 from components.artifacts.process import boot_seconds, process_began
@@ -32,6 +32,7 @@ from components.artifacts.tidy_local import claim_work
 from components.recipe.load import LoadedRecipe
 from flows.board import LogBoard
 from flows.crashed import Heartbeat
+from flows.ending import failed
 from flows.graph import Graph
 from flows.overhead import Overhead, overhead
 from flows.prefect_api import run_url
@@ -145,7 +146,7 @@ def _run(
         raise interrupted
     if result.cancelled:
         return CancelledState(message=result.message())
-    return Completed(message=result.message()) if result.succeeded else Failed(message=result.message())
+    return Completed(message=result.message()) if result.succeeded else failed(result.message())
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""`ringflow plan` against what then happened, for every way to run again here: real Prefect, MLflow and S3."""
+"""`ringflow plan` against what then happened, for every way to run again: real Prefect, worker, MLflow and S3."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 
 from flows import prefect_api
 from flows.cli.app import app
-from tests.faults.mini import World, mini
+from infra.stack.services import WORK_POOL
+from tests.faults.mini import World, mini, wait_for
 from tests.flows import toy
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(580)]
@@ -90,7 +92,7 @@ def test_plan_foretells_fresh_runs_reruns_retries_changes_and_forced_stages(ways
     failure = world.touch("fail-base", "Diverged")
     plan = ways.foretold(*ways.fresh())
     assert plan[0] == ("MISS", "never computed")
-    assert plan[3] == ("MISS", "input model, corpus: computed after base, corpus")
+    assert plan[3] == ("MISS", "input model, corpus, contamination: computed after base, corpus, decontaminate")
 
     failure.unlink()
     name = newest()
@@ -125,3 +127,56 @@ def retry_by_command(name: str) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def deployment(world) -> Iterator[str]:
+    """Id of a deployment of the toy flow, run by the stack's own worker."""
+    flow = prefect_api.ask("POST", "/flows/", {"name": "ring"})["id"]
+    environment = {name: os.environ[name] for name in ("TOY_DIR", "TOY_NODES")} | {"PYTHONPATH": str(ROOT)}
+    body = {
+        "name": f"toy-{uuid.uuid4().hex[:6]}",
+        "flow_id": flow,
+        "entrypoint": ENTRYPOINT,
+        "work_pool_name": WORK_POOL,
+        "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}],
+        "job_variables": {"env": environment},
+        "enforce_parameter_schema": False,
+    }
+    made = prefect_api.ask("POST", "/deployments/", body)["id"]
+    yield made
+    prefect_api.ask("DELETE", f"/deployments/{made}")
+
+
+def test_plan_foretells_a_retry_from_the_ui(ways, world, deployment) -> None:
+    failure = world.touch("fail-base", "Diverged")
+    request = {"request": {"recipe": "smoke", "overrides": world.overrides}}
+    body = {"parameters": request, "state": {"type": "SCHEDULED"}}
+    run = prefect_api.ask("POST", f"/deployments/{deployment}/create_flow_run", body)
+    ended(run["id"], "FAILED")
+    name = prefect_api.get_run(run["id"])["name"]
+    failure.unlink()
+
+    def retry() -> None:
+        # What the button sends, while the process of the failed run is still ending.
+        state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+        answer = prefect_api.ask("POST", f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+        assert answer["status"] == "ACCEPT", answer
+        ended(run["id"], "COMPLETED")
+
+    plan = ways.compare(ways.command(*ways.again(run["id"])[0]), retry)
+    assert [verdict for verdict, _ in plan] == ["HIT", "HIT", "RESUME", "MISS"]
+    found = prefect_api.get_run(run["id"])
+    assert found["name"] == name
+    assert found["state"]["message"] == "2 computed, 2 reused"
+
+
+def ended(run: str, state: str) -> None:
+    """Waits for the run's end and asks for its state."""
+
+    def final() -> bool:
+        return prefect_api.find_run(run)["state_type"] in ("FAILED", "COMPLETED", "CRASHED", "CANCELLED")
+
+    wait_for(final, 240, f"the end of {run}")
+    found = prefect_api.find_run(run)
+    assert found["state_type"] == state, found["state"]["message"]
