@@ -65,15 +65,14 @@ def stack() -> Iterator[StackState]:
 
 
 @pytest.fixture(autouse=True)
-def ray_of_this_process() -> Iterator[None]:
-    """A command that a test runs in this process exports the address of the stack's Ray; later tests must not see it,
-    because they have a Ray of this process."""
-    before = {key: value for key, value in os.environ.items() if key.startswith("RAY_")}
+def environment_of_this_process() -> Iterator[None]:
+    """A command that a test runs in this process exports the addresses of its servers; later tests must not see them.
+    Session fixtures are set up before this one, so what `stack` exports stays."""
+    before = dict(os.environ)
     yield
-    for key in [key for key in os.environ if key.startswith("RAY_")]:
-        if key not in before:
-            del os.environ[key]
-    os.environ.update(before)
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture

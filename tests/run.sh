@@ -10,7 +10,7 @@ library=$(mktemp)
 trap 'rm -f "$library"; kill "$lane" 2>/dev/null' EXIT INT TERM
 "$python" -m pytest -p no:cacheprovider tests/components tests/faults tests/test_house.py >"$library" 2>&1 &
 lane=$!
-"$python" -m pytest tests/flows tests/infra tests/tasks tests/e2e
+"$python" -m pytest tests/e2e tests/flows tests/infra tests/tasks
 servers=$?
 wait "$lane"
 code=$?
