@@ -1,21 +1,14 @@
 #!/bin/sh
-# All tests in two lanes side by side, because most of them wait for servers or use one core: the pipeline on
-# the real stack, and the library with the faults. Usage: tests/run.sh [PATH ...]; with paths, just those, in one lane.
+# All tests, in processes that each keep their own Ray and engines, one after another: faults want a machine to themselves.
+# Usage: tests/run.sh [PATH ...]; with paths, just those.
 set -u
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 [ $# -eq 0 ] || exec "$python" -m pytest "$@"
-
-library=$(mktemp)
-trap 'rm -f "$library"; kill "$lane" 2>/dev/null' EXIT INT TERM
-"$python" -m pytest -p no:cacheprovider tests/components tests/faults tests/test_house.py >"$library" 2>&1 &
-lane=$!
-"$python" -m pytest tests/e2e tests/flows tests/infra tests/tasks
-servers=$?
-wait "$lane"
-code=$?
-lane=
-printf '\n---- tests/components and tests/faults, run beside the above\n'
-cat "$library"
-[ "$servers" -eq 0 ] && exit "$code"
-exit "$servers"
+c=tests/components
+code=0
+"$python" -m pytest tests/e2e tests/flows tests/infra tests/tasks tests/test_house.py || code=1
+"$python" -m pytest $c/training $c/rollout $c/rl $c/model $c/cluster || code=1
+"$python" -m pytest $c/data $c/evaluation $c/artifacts $c/lineage $c/recipe || code=1
+"$python" -m pytest $c/rewards $c/sandbox $c/release tests/faults || code=1
+exit $code
