@@ -1,7 +1,8 @@
 """The run report: one HTML page below RINGFLOW_HOME/reports and beside the MLflow run, with the recipe and its origins.
 
 Written when a run computed something. A run that reused everything has the page of the run that made the same
-artifacts: the page's name is a digest of them.
+artifacts: the page's name is a digest of them. Where no run made just these (`only` one stage of a finished recipe),
+the page is written then.
 """
 
 from __future__ import annotations
@@ -89,8 +90,10 @@ def finish_report(
 ) -> Path | None:
     """The page of this run, written now or earlier; None when there is none. A failed picture fails no training."""
     try:
-        if session.tracker.computed:
+        known = None if session.tracker.computed else existing_report(home, result)
+        if known is None and any(stage.ref is not None for stage in result.stages):
             return write_run_report(home, session, loaded, result, facts)
+        return known
     except (RingflowError, OSError) as error:
         log.warning("the run report is incomplete: %s", error)
     return existing_report(home, result)

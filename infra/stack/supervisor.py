@@ -30,6 +30,8 @@ from infra.stack.services import SERVICES, Service, Site
 PROBE_S = 5.0
 # A live server on a machine that computes hard may answer late; a restart in the middle of a run costs far more.
 PATIENCE_S = 60.0
+# A server that was killed or ended a moment ago may still have its sockets.
+CLOSING_S, CLOSED_S = 5.0, 1.0
 LOG_TAIL_LINES = 15
 LARGEST_LOG_BYTES = 20 << 20
 
@@ -216,8 +218,8 @@ class _Work:
             {processes.mark_of(self.home, service.name): _leader(self.state, service.name) for service in waiting}
         )
         for service in waiting:
-            self.state["services"].pop(service.name, None)
-            self._move_taken_ports(service)
+            ran_before = self.state["services"].pop(service.name, None) is not None
+            self._move_taken_ports(service, CLOSING_S if ran_before else CLOSED_S)
         write_state(self.home, self.state)
         # A moved port changes the settings of the services that were kept: those must start again with them.
         stale = [
@@ -235,10 +237,14 @@ class _Work:
                 if name not in ports:
                     ports[name] = choose(ports.values(), paired=service.paired)
 
-    def _move_taken_ports(self, service: Service) -> None:
-        ports = self.state["ports"]
+    def _move_taken_ports(self, service: Service, patience_s: float) -> None:
+        """patience_s: a killed server is gone from the process table before the kernel has closed its last socket."""
+        ports, give_up = self.state["ports"], time.monotonic() + patience_s
         for name in service.ports:
-            if free(ports[name]) and (not service.paired or free(ports[name] + GRPC_OFFSET)):
+            wanted = [ports[name], ports[name] + GRPC_OFFSET] if service.paired else [ports[name]]
+            while not (usable := all(free(port) for port in wanted)) and time.monotonic() < give_up:
+                time.sleep(0.05)
+            if usable:
                 continue
             moved = choose(ports.values(), paired=service.paired)
             self.notes.append(f"{service.name}: port {ports[name]} is in use by another program; moved to {moved}")

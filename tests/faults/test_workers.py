@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 840
+KEPT = (1, 2)  # the step before the kill, and that step: learners may end it before they miss Ray's head
 
 
 @pytest.fixture(scope="module")
@@ -83,4 +84,4 @@ def test_a_run_ends_with_its_ray_and_keeps_its_resume_point(said) -> None:
         assert said["head"]["seconds"] < 240
     else:
         assert place["code"] != 0, "Ray ended the process, which must not look like success"
-    assert LocalContext(place["path"] / "head", "rlvr-1", quiet=True).resume.latest().step == 1
+    assert LocalContext(place["path"] / "head", "rlvr-1", quiet=True).resume.latest().step in KEPT
