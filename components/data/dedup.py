@@ -21,8 +21,8 @@ from components.data.decontaminate.engine import fields, user_text
 from components.data.decontaminate.kernels import ngram_hashes
 from components.data.jsonl import SPLITS, read_records
 from components.data.schema import BenchmarkItem, PretrainRecord, Record
+from components.data.text.kinds import KIND_LETTER, KIND_NUMBER, KIND_OPERATOR
 from components.data.text.minhash import band_keys, signatures
-from components.data.text.scan import KIND_LETTER, KIND_NUMBER, KIND_OPERATOR
 from components.data.text.tokens import Tokens, formula_like, tokenise
 
 SHINGLE = 3

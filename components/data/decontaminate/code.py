@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from components.data.decontaminate.kernels import build_table, known, mix
-from components.data.text.scan import find_sorted
+from components.data.text.characters import find_sorted
 from components.data.text.vocabulary import OFFSET, PRIME, name_hash
 
 WINDOW = 10

@@ -18,7 +18,7 @@ from components.data.decontaminate.align import align
 from components.data.decontaminate.evidence import Level
 from components.data.decontaminate.index import SEED, SHORTEST, BenchmarkIndex
 from components.data.decontaminate.kernels import densest_window, find_run, ngram_hashes
-from components.data.text.scan import KIND_LETTER, KIND_NUMBER, KIND_OPERATOR, KIND_WORD
+from components.data.text.kinds import KIND_LETTER, KIND_NUMBER, KIND_OPERATOR, KIND_WORD
 from components.data.text.tokens import Tokens
 
 LCS_SHARE = 0.7

@@ -26,8 +26,8 @@ from components.data.decontaminate.kernels import (
     seed_candidates,
     whole_hashes,
 )
+from components.data.text.kinds import KIND_NUMBER, KIND_WORD
 from components.data.text.minhash import band_keys, signatures
-from components.data.text.scan import KIND_NUMBER, KIND_WORD
 from components.data.text.tokens import Tokens, formula_like, tokenise
 
 SEED = 5

@@ -25,7 +25,8 @@ import numpy as np
 from components.data.decontaminate.align import align
 from components.data.decontaminate.index import BenchmarkIndex
 from components.data.decontaminate.kernels import build_table, lexical_candidates
-from components.data.text.scan import KIND_NUMBER, stems
+from components.data.text.kinds import KIND_NUMBER
+from components.data.text.profile import stems
 from components.data.text.tokens import Tokens, is_prose, tokenise
 from components.data.text.vocabulary import name_hash
 from components.failures import BadInput

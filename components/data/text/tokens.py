@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from components.data.text.fold import classes, fold
-from components.data.text.scan import KIND_NUMBER, profile, refine, scan
+from components.data.text.kinds import KIND_NUMBER
+from components.data.text.profile import profile
+from components.data.text.refine import refine
+from components.data.text.scan import scan
 from components.data.text.vocabulary import DEGREE, commands, name_hash, number_words
 
 
