@@ -7,12 +7,18 @@ changes only the time. Results stream: Ray Data keeps a bounded number of finish
 from __future__ import annotations
 
 import pickle
+import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from components.failures import DeadlineExceeded, InfrastructureError, RingflowError
+
 # Results of a job travel in parts of so many.
 PART = 512
+# The next part of a block of some megabytes is there long before, unless the cluster has no room or lost a node.
+DEADLINE_S = 900.0
 
 
 def ordered(work: Callable[[Any], Iterable[Any]], jobs: Sequence[Any], workers: int = 1) -> Iterator[tuple[int, Any]]:
@@ -21,6 +27,10 @@ def ordered(work: Callable[[Any], Iterable[Any]], jobs: Sequence[Any], workers: 
     Args:
         work: picklable, as are jobs and results. A failure in it is raised here, as it was.
         workers: 1 computes here; more are tasks of Ray Data on the Ray this process is connected to.
+
+    Raises:
+        What `work` raised, as it was. DeadlineExceeded: Ray gave no result for DEADLINE_S. InfrastructureError: it
+        failed otherwise.
     """
     if workers <= 1 or len(jobs) <= 1:
         for number, job in enumerate(jobs):
@@ -63,9 +73,56 @@ def _on_ray(work: Callable[[Any], Iterable[Any]], jobs: Sequence[Any], workers: 
     tasks = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _Task(work), batch_size=None, concurrency=workers
     )
-    for row in tasks.iter_rows():
+    for row in in_time(tasks.iter_rows(), DEADLINE_S, "Ray Data"):
         part = pickle.loads(row["part"])
         if isinstance(part, Exception):
             raise part
         for result in part:
             yield row["number"], result
+
+
+def in_time(results: Iterable[Any], deadline_s: float, who: str) -> Iterator[Any]:
+    """The results of an iterator that cannot be told how long to wait, taken in a thread of its own.
+
+    Raises DeadlineExceeded when the next result is not there `deadline_s` after it was asked for; what the iterator
+    raises is an InfrastructureError unless it is a failure of ours.
+    """
+    found: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=4)
+    stopped = threading.Event()
+
+    def put(kind: str, value: Any) -> None:
+        while not stopped.is_set():
+            try:
+                found.put((kind, value), timeout=0.5)
+                return
+            except queue.Full:
+                continue
+
+    def pump() -> None:
+        try:
+            for result in results:
+                put("result", result)
+                if stopped.is_set():
+                    return
+            put("end", None)
+        except Exception as error:
+            put("error", error)
+
+    threading.Thread(target=pump, name=f"results of {who}", daemon=True).start()
+    try:
+        while True:
+            try:
+                kind, value = found.get(timeout=deadline_s)
+            except queue.Empty:
+                raise DeadlineExceeded(
+                    f"{who} gave no result for {deadline_s:.0f} s: has the cluster free processors (`ray status`)?"
+                ) from None
+            if kind == "end":
+                return
+            if kind == "error":
+                if isinstance(value, RingflowError):
+                    raise value
+                raise InfrastructureError(f"{who} failed: {value}") from value
+            yield value
+    finally:
+        stopped.set()

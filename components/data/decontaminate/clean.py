@@ -10,13 +10,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +21,10 @@ from typing import Any
 from components.data.decontaminate.detector import BatchResult, Detector
 from components.data.decontaminate.engine import Run, TextRecord, build_items, index_fingerprint
 from components.data.decontaminate.evidence import Evidence, EvidenceFile
+from components.data.decontaminate.index import IndexedItem
 from components.data.decontaminate.report import Examples, write_report
 from components.data.decontaminate.rows import Line, benchmark_parts, lines, parse, texts
+from components.data.processes import ordered_in_processes
 from components.data.sources import Quarantined, expand, write_quarantine
 from components.failures import BadInput
 from components.recipe.data import DecontaminateConfig, GateConfig
@@ -57,6 +56,7 @@ def clean_files(
 
     Raises:
         BadInput: no such file, no readable record, or a benchmark row without a question. Nothing is written then.
+        InfrastructureError: a worker died or did not answer in time. Nothing is written then either.
     """
     config = config or DecontaminateConfig()
     index = read_benchmarks(benchmarks)
@@ -110,16 +110,14 @@ class _Searched:
     malformed: list[tuple[int, str, str]]
 
 
-_detector: Detector | None = None
+class _Search:
+    """The work of a process: its own detector, made once."""
 
+    def __init__(self, items: Sequence[IndexedItem], config: DecontaminateConfig) -> None:
+        self._detector = Detector(items, config)
 
-def _start_worker(items, config: DecontaminateConfig) -> None:
-    global _detector
-    _detector = Detector(items, config)
-
-
-def _search_in_worker(uri: str, block: list[Line]) -> _Searched:
-    return _search(_detector, uri, block)
+    def __call__(self, job: tuple[str, list[Line]]) -> _Searched:
+        return _search(self._detector, *job)
 
 
 def _search(detector: Detector, uri: str, block: list[Line]) -> _Searched:
@@ -191,23 +189,15 @@ def _searched(uris: list[str], detector: Detector, config, workers: int) -> Iter
     if workers <= 1:
         yield from ((uri, _search(detector, uri, block)) for uri, block in blocks)
         return
-    with ExitStack() as held:
-        pool = held.enter_context(
-            ProcessPoolExecutor(
-                workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_worker,
-                initargs=(detector.items, config),
-            )
-        )
-        waiting: deque = deque()
+    read: deque[str] = deque()
+
+    def jobs() -> Iterator[tuple[str, tuple[str, list[Line]]]]:
         for uri, block in blocks:
-            waiting.append((uri, pool.submit(_search_in_worker, uri, block)))
-            if len(waiting) > 2 * workers:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        for uri, future in waiting:
-            yield uri, future.result()
+            read.append(uri)
+            yield f"{uri}:{block[0][0]}", (uri, block)
+
+    for searched in ordered_in_processes(_Search, (detector.items, config), jobs(), workers):
+        yield read.popleft(), searched
 
 
 def _blocks(uri: str) -> Iterator[list[Line]]:

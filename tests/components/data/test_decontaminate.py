@@ -179,19 +179,20 @@ def test_clean_files_keeps_rows_unchanged_and_in_order(tmp_path):
     assert pq.read_table(tmp_path / "out" / "evidence.parquet").num_rows == 1
 
 
-def test_workers_give_the_same_bytes_and_compressed_lines_keep_theirs(tmp_path):
+def test_workers_give_the_same_bytes_and_compressed_lines_keep_theirs(tmp_path, monkeypatch):
+    monkeypatch.setattr("components.data.decontaminate.clean.BLOCK_LINES", 8)
     rows = [json.dumps({"text": f"Item {n}: {QUESTION if n % 7 == 0 else 'nothing of note'}"}) for n in range(50)]
     with gzip.open(tmp_path / "corpus.jsonl.gz", "wt") as stream:
         stream.write("\n".join(rows))
     (tmp_path / "bench.jsonl").write_text(json.dumps({"question": QUESTION, "answer": "97"}))
     made = []
-    for workers in (1, 2):
+    for workers in (1, 2, 3):
         out = tmp_path / f"out{workers}"
         counts = clean_files(
             [str(tmp_path / "corpus.jsonl.gz")], [str(tmp_path / "bench.jsonl")], out, STRING_ONLY, workers
         )
         made.append([(path.name, path.read_bytes()) for path in sorted(out.iterdir())])
-    assert made[0] == made[1]
+    assert made[0] == made[1] == made[2]
     assert counts["removed"] == 8
     assert counts["gates"] == []
     kept = dict(made[0])["clean.jsonl"].decode().splitlines()
