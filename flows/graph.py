@@ -125,7 +125,7 @@ def build(recipe: Recipe) -> Graph:
 
     def add(name: str, type: str, section: StrictModel, inputs: Mapping[str, str], order: str = "", **where) -> str:
         stage = STAGES[type]
-        config = StageConfig(section, recipe.model if stage.uses_model else None)
+        config = StageConfig(section, recipe.model if stage.uses_model else None, recipe.corpus.gates)
         key = where.pop("key", type.replace("-", "_"))
         node = Node(name, stage, dict(inputs), config, _seed(recipe.seed, order or type), key, **where)
         _check(node, nodes)

@@ -7,21 +7,27 @@ call components and write below `context.output`. Modules are imported when a st
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 
 from components.artifacts.context import StageFunction
 from components.artifacts.ref import ArtifactKind
 from components.recipe.base import StrictModel
+from components.recipe.data import GateConfig
 from components.recipe.model import ModelConfig
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """Identity configuration of one node. `model` is None for stages whose result does not depend on the model."""
+    """Identity configuration of one node. `model` is None for stages whose result does not depend on the model.
+
+    gates: the recipe's `corpus.gates`, for suites of later stages (mix, rollouts). They are part of the identity of the
+    corpus, and so of everything made from it.
+    """
 
     section: StrictModel
     model: ModelConfig | None
+    gates: GateConfig = field(default_factory=GateConfig)
 
 
 @dataclass(frozen=True)

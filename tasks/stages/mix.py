@@ -22,7 +22,6 @@ from components.data.schema import Record
 from components.data.suites import suite
 from components.failures import BadInput
 from components.model.tokenizer import encode_text, load_tokenizer
-from components.recipe.data import GateConfig
 from components.recipe.mix import MixConfig, SplitMix
 from tasks.stage import StageConfig
 
@@ -65,7 +64,7 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
         }
     (context.output / "mix.json").write_text(json.dumps(report, indent=1) + "\n")
     context.attach(context.output / "mix.json", "mix.json")
-    gates = run_gates({"mix": (suite("mix", GateConfig()), tables)}, context.output / "gates")
+    gates = run_gates({"mix": (suite("mix", config.gates), tables)}, context.output / "gates")
     for name, page in gates.pages.items():
         context.attach(page, f"gates/{name}{page.suffix}")
     gates.require(where="mix", remedy="Ask for more records: with few, whole records cannot meet the ratios")

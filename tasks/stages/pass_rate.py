@@ -19,7 +19,6 @@ from components.data.suites import suite
 from components.failures import BadInput
 from components.model.spec import spec_for
 from components.model.tokenizer import decode_response, encode_text, load_tokenizer, render_prompt
-from components.recipe.data import GateConfig
 from components.recipe.mix import PassRateConfig
 from components.rewards.scorer import open_scorer
 from components.rl.pass_rate import DATA, ROLLOUTS, Codec, estimate_pass_rates, read_rollouts
@@ -49,7 +48,7 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
         counts = estimate_pass_rates(context, engines, codec, scorer, read_records(path, RlRecord), total, section)
     errors = counts["reward errors"] / max(1, counts["responses"])
     table = rollout_table(list(read_rollouts(context.output / ROLLOUTS)), errors, repetition)
-    report = run_gates({"rollouts": (suite("rollouts", GateConfig()), table)}, context.output / "gates")
+    report = run_gates({"rollouts": (suite("rollouts", config.gates), table)}, context.output / "gates")
     for name, page in report.pages.items():
         context.attach(page, f"gates/{name}{page.suffix}")
     report.require(where="pass_rate", remedy="Read gates/rollouts.html: a verifier or its data is wrong")

@@ -11,6 +11,7 @@ from typing import Any
 
 from components.artifacts.context import StageContext, StageResult
 from components.artifacts.ref import ArtifactRef
+from components.recipe.data import GateConfig
 from components.recipe.rl import RlPhase
 from components.rewards.types import Scorer
 from tasks.stage import StageConfig
@@ -88,7 +89,7 @@ def run_phase(
             reference=reference,
         )
         learners.write_hf((context.output / "model").absolute(), model.tokenizer)
-    findings = gate_rollouts(context)
+    findings = gate_rollouts(context, config.gates)
     return StageResult(
         summary={
             "steps": summary.steps,
@@ -106,7 +107,7 @@ def run_phase(
     )
 
 
-def gate_rollouts(context: StageContext) -> int:
+def gate_rollouts(context: StageContext, gates: GateConfig) -> int:
     """Validates the rollouts kept as evidence, with the error rate of all rewards; the number of findings.
 
     They are shown and do not stop: the loop masked what had no reward, and its guard stops a run while it goes.
@@ -115,14 +116,13 @@ def gate_rollouts(context: StageContext) -> int:
     from components.data.gates import run_gates
     from components.data.statistics import repetition
     from components.data.suites import suite
-    from components.recipe.data import GateConfig
 
     paths = sorted((context.output / "rollouts").glob("step-*.jsonl"))
     rollouts = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     steps = [json.loads(line) for line in (context.output / "metrics.jsonl").read_text().splitlines()]
     shares = [step["reward/error_fraction"] for step in steps if "reward/error_fraction" in step]
     table = rollout_table(rollouts, sum(shares) / max(1, len(shares)), repetition)
-    report = run_gates({"rollouts": (suite("rollouts", GateConfig()), table)}, context.output / "gates")
+    report = run_gates({"rollouts": (suite("rollouts", gates), table)}, context.output / "gates")
     for name, page in report.pages.items():
         context.attach(page, f"gates/{name}{page.suffix}")
     for finding in report.findings:

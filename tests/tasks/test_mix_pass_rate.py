@@ -10,7 +10,7 @@ from components.data.generator import generate
 from components.data.jsonl import read_corpus, write_corpus
 from components.data.schema import Message, RlRecord, Verifier
 from components.failures import BadInput
-from components.recipe.data import GeneratorSource
+from components.recipe.data import Expectation, GateConfig, GeneratorSource
 from components.recipe.execution import ExecutionConfig
 from components.recipe.load import load_recipe
 from components.recipe.mix import MixConfig, PassRateConfig, SplitMix
@@ -24,6 +24,7 @@ from tasks.stages.rlvr import gate_rollouts
 from tests.components.recipe.test_load import MINIMAL
 
 NANO = ModelConfig(preset="nano")
+NO_MORE = GateConfig()
 RECIPE = MixConfig(sft=SplitMix(ratios={"math": 2, "code": 1, "logic|science": 1}))
 
 
@@ -35,10 +36,10 @@ def corpus(tmp_path_factory):
     return context
 
 
-def mixed(root, corpus, config=RECIPE, seed=1):
+def mixed(root, corpus, config=RECIPE, seed=1, gates=NO_MORE):
     context = LocalContext(root, "mix", seed=seed, quiet=True)
-    result = STAGES["mix"].function()(context, {"data": corpus.ref("clean-corpus")}, StageConfig(config, NANO))
-    return context, result
+    inputs = {"data": corpus.ref("clean-corpus")}
+    return context, STAGES["mix"].function()(context, inputs, StageConfig(config, NANO, gates))
 
 
 def test_mix_meets_the_ratios_and_leaves_other_splits_alone(tmp_path, corpus):
@@ -64,6 +65,19 @@ def test_a_mix_that_so_few_records_cannot_give_stops(tmp_path, corpus):
         mixed(tmp_path, corpus, few)
 
 
+def test_expectations_of_the_recipe_reach_the_later_suites(tmp_path, corpus):
+    added = Expectation(
+        suite="mix",
+        name="expect_column_values_to_be_between",
+        column="epochs",
+        kwargs={"max_value": 0.001},
+        severity="critical",
+        meaning="records drawn too often",
+    )
+    with pytest.raises(BadInput, match="records drawn too often"):
+        mixed(tmp_path / "out", corpus, gates=GateConfig(expectations=(added,)))
+
+
 def test_optional_stages_stand_in_the_graph(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(MINIMAL + "mix: {sft: {preset: ring-sft}}\npass_rate: {max_new_tokens: 8}\n")
@@ -72,6 +86,11 @@ def test_optional_stages_stand_in_the_graph(tmp_path):
     assert nodes["rlvr-1"].inputs["data"] == nodes["rlhf"].inputs["data"] == "pass-rate"
     assert nodes["pass-rate"].inputs == {"model": "sft", "data": "mix"}
     assert nodes["release"].inputs["data"] == "decontaminate"
+    gates = (
+        "  gates: {expectations: [{suite: mix, name: expect_table_row_count_to_be_between, kwargs: {max_value: 9}}]}\n"
+    )
+    path.write_text(MINIMAL.replace("base:\n", gates + "base:\n", 1) + "mix: {sft: {preset: ring-sft}}\n")
+    assert [added.suite for added in build(load_recipe(path)).nodes["mix"].config.gates.expectations] == ["mix"]
     path.write_text(MINIMAL)
     assert not {"mix", "pass-rate"} & set(build(load_recipe(path)).nodes)
 
@@ -190,7 +209,7 @@ def test_rollouts_of_an_rl_stage_are_gated_and_shown(tmp_path):
     (context.output / "rollouts" / "alarms.jsonl").write_text('{"step": 0, "alarm": "odd"}\n')
     metrics = context.output / "metrics.jsonl"
     metrics.write_text('{"step": 0, "reward/error_fraction": 0.0}\n')
-    assert gate_rollouts(context) == 0
+    assert gate_rollouts(context, NO_MORE) == 0
     metrics.write_text('{"step": 0, "reward/error_fraction": 0.2}\n')
-    assert gate_rollouts(context) == 1  # shown, not raised: the loop has masked them
+    assert gate_rollouts(context, NO_MORE) == 1  # shown, not raised: the loop has masked them
     assert (context.root / "attachments" / "gates" / "rollouts.html").is_file()
