@@ -1,40 +1,25 @@
 """Duplicates inside a corpus and across corpora: exact after normalisation, and near by MinHash-LSH.
 
-The survivor is the first occurrence in corpus order, so the result does not depend on workers or on hash order. Numbers
-decide: two problems of one template with other numbers, operators or variables are two problems, however alike they
-read. In texts of more than LONG tokens (documents, with dates and page numbers) nine in ten numbers must agree.
-
-MinHash-LSH: Broder 1997; band sizes as in Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, ch. 3.
+Records stream; what is remembered of each, and when two are duplicates, is components.data.survivors.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-
-import numpy as np
+from typing import NamedTuple
 
 from components.data.decontaminate.engine import fields, user_text
-from components.data.decontaminate.kernels import ngram_hashes
 from components.data.jsonl import SPLITS, read_records
 from components.data.schema import BenchmarkItem, PretrainRecord, Record
-from components.data.text.kinds import KIND_LETTER, KIND_NUMBER, KIND_OPERATOR
-from components.data.text.minhash import band_keys, signatures
-from components.data.text.tokens import Tokens, formula_like, tokenise
+from components.data.survivors import Survivor, Survivors
+from components.data.text.tokens import tokenise
 
-SHINGLE = 3
-# 16 bands of 8 rows: a pair of Jaccard similarity 0.8 shares one with probability 0.95, of 0.5 with 0.06.
-BAND_ROWS = 8
-LONG = 200
-LONG_NUMBERS = 0.9
-# In texts of fewer tokens, and in formulas, one other word is another text: they are only compared whole.
-SHORTEST = 40
 BATCH = 8192
-# Earlier texts of one bucket that a text is compared with: buckets of many copies stay linear.
-COMPARED = 4
 
 
 def text_keys(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -99,86 +84,26 @@ def deduplicate(records: Sequence[Record], threshold: float | None = None) -> tu
 
     threshold: Jaccard similarity from which two records are near duplicates; None: exact duplicates only.
     """
-    keys = record_keys(records)
-    first: dict[str, int] = {}
-    survivor = np.arange(len(records))
-    similarity = np.ones(len(records))
-    for position, key in enumerate(keys):
-        survivor[position] = first.setdefault(key, position)
-    if threshold is not None:
-        alone = [position for position in range(len(records)) if survivor[position] == position]
-        texts = [" \n ".join(_taught(records[position])) for position in alone]
-        for own, (other, near) in near_duplicates(texts, threshold).items():
-            survivor[alone[own]], similarity[alone[own]] = alone[other], near
     kept, dropped = [], []
-    for position, record in enumerate(records):
-        root = int(survivor[position])
-        if root == position:
+    for position, (record, survivor) in enumerate(zip(records, _survivors(records, threshold), strict=True)):
+        if survivor is None:
             kept.append(record)
-            continue
-        kind = "exact" if keys[position] == keys[root] else "near"
-        root = int(survivor[root])  # an exact copy of a near duplicate
-        near = round(float(similarity[position]), 4)
-        dropped.append(
-            Duplicate(record.id, records[root].id, kind, near, record.source, records[root].source, position)
-        )
+        else:
+            dropped.append(_duplicate(record, survivor, position, records[survivor.position]))
     return kept, dropped
 
 
-def near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, tuple[int, float]]:
-    """{text: (earlier text that survives, estimated similarity)} of texts that resemble an earlier one."""
-    signature, bands, numbers = [], [], []
-    for start in range(0, len(texts), BATCH):
-        tokens = tokenise(texts[start : start + BATCH])
-        own = signatures(ngram_hashes(tokens.hashes, tokens.offsets, SHINGLE), tokens.offsets)
-        keys = band_keys(own, BAND_ROWS)
-        short = (np.diff(tokens.offsets) < SHORTEST) | formula_like(tokens)
-        for text in range(len(tokens)):
-            formula = _formula(tokens, text)
-            numbers.append(formula)
-            if not short[text] and len(tokens.text(text).hashes) < LONG:
-                keys[text] ^= np.uint64(hash(formula) & 0xFFFFFFFFFFFFFFFF)
-        keys[short] = 0
-        signature.append(own.astype(np.uint16))  # enough to compare, a quarter of the memory
-        bands.append(keys)
-    if not texts:
-        return {}
-    signature, bands = np.concatenate(signature), np.concatenate(bands)
-    survivors: dict[int, tuple[int, float]] = {}
-    buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for text in range(len(texts)):
-        best: tuple[float, int] | None = None
-        for band, key in enumerate(bands[text].tolist()):
-            for other in buckets.get((band, key), ()):
-                near = float((signature[text] == signature[other]).mean())
-                if (
-                    near >= threshold
-                    and (best is None or (near, -other) > best)
-                    and _agree(numbers[text], numbers[other])
-                ):
-                    best = (near, -other)
-        if best is not None:
-            survivors[text] = (-best[1], best[0])
-            continue
-        for band, key in enumerate(bands[text].tolist()):
-            if key and len(buckets[band, key]) < COMPARED:
-                buckets[band, key].append(text)
-    return survivors
+def _survivors(records: Iterable[Record], threshold: float | None) -> Iterator[Survivor | None]:
+    """The survivor of every record, None for one that survives itself."""
+    survivors, rest = Survivors(threshold), iter(records)
+    while batch := list(islice(rest, BATCH)):
+        keys = [bytes.fromhex(key) for key in record_keys(batch)]
+        yield from survivors.add(keys, [" \n ".join(_taught(record)) for record in batch])
 
 
-def _formula(tokens: Tokens, text: int) -> tuple[int, ...]:
-    """Numbers, operators and one-letter names of a short text in order; the numbers of a long one, sorted."""
-    own = tokens.text(text)
-    if len(own.hashes) < LONG:
-        return tuple(own.hashes[np.isin(own.kinds, (KIND_NUMBER, KIND_OPERATOR, KIND_LETTER))].tolist())
-    return tuple(sorted(own.hashes[own.kinds == KIND_NUMBER].tolist()))
-
-
-def _agree(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    if one == other:
-        return True
-    shared = sum((Counter(one) & Counter(other)).values())
-    return shared >= LONG_NUMBERS * max(len(one), len(other)) and min(len(one), len(other)) > 10
+def _duplicate(record: Record, survivor: Survivor, position: int, kept: Record | _Named) -> Duplicate:
+    near = round(survivor.similarity, 4)
+    return Duplicate(record.id, kept.id, survivor.kind, near, record.source, kept.source, position)
 
 
 def deduplicate_files(directory: Path, threshold: float | None, drop: bool = True) -> dict[str, dict[str, int]]:
@@ -196,14 +121,21 @@ def deduplicate_files(directory: Path, threshold: float | None, drop: bool = Tru
     dropped: dict[str, list[Duplicate]] = {}
     for group in _GROUPS:
         paths = [path for split in group if (path := Path(directory) / "data" / f"{split}.jsonl").is_file()]
-        records = [record for path in paths for record in read_records(path, SPLITS[path.stem])]
-        found = deduplicate(records, threshold)[1]
-        if not found:
+        gone = {
+            position: survivor
+            for position, survivor in enumerate(_survivors(_read(paths), threshold))
+            if survivor is not None
+        }
+        if not gone:
             continue
-        gone = {duplicate.position for duplicate in found}
-        splits = [path.stem for path in paths for _ in range(_records(path))]
-        for duplicate in found:
-            dropped.setdefault(splits[duplicate.position], []).append(duplicate)
+        wanted, names = {survivor.position for survivor in gone.values()}, {}
+        for position, (split, record) in enumerate(_named(paths)):
+            if position in wanted:
+                names[position] = _Named(record.id, record.source)
+            if position in gone:
+                survivor = gone[position]
+                found = _duplicate(record, survivor, position, names[survivor.position])
+                dropped.setdefault(split, []).append(found)
         start = 0
         for path in paths if drop else ():
             start = _rewrite(path, gone, start)
@@ -214,12 +146,22 @@ def deduplicate_files(directory: Path, threshold: float | None, drop: bool = Tru
 _GROUPS = (("pretrain",), ("sft",), ("rl",), ("preference_heldout", "preference"))
 
 
-def _records(path: Path) -> int:
-    with path.open("rb") as stream:
-        return sum(bool(line.strip()) for line in stream)
+class _Named(NamedTuple):
+    id: str
+    source: str
 
 
-def _rewrite(path: Path, gone: set[int], start: int) -> int:
+def _named(paths: Sequence[Path]) -> Iterator[tuple[str, Record]]:
+    for path in paths:
+        for record in read_records(path, SPLITS[path.stem]):
+            yield path.stem, record
+
+
+def _read(paths: Sequence[Path]) -> Iterator[Record]:
+    return (record for _, record in _named(paths))
+
+
+def _rewrite(path: Path, gone: Container[int], start: int) -> int:
     """Drops the records at the positions `gone`, counted from `start`. Returns the position after the last."""
     beside = path.with_suffix(".kept")
     with path.open("rb") as stream, beside.open("wb") as kept:

@@ -1,5 +1,8 @@
 """Duplicates: exact and near, the first survives, siblings with other numbers stay."""
 
+import random
+import tracemalloc
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -92,6 +95,27 @@ def test_a_written_corpus_loses_duplicates_and_keeps_bytes(tmp_path):
         ("sft", "3", "1"),
         ("preference", "4", "6"),
     ]
+
+
+def test_records_stream_and_leave_little_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("components.data.dedup.BATCH", 50)
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghij", k=7)) for _ in range(5000)]
+
+    def peak(count):
+        path = tmp_path / str(count) / "data" / "sft.jsonl"
+        path.parent.mkdir(parents=True)
+        with path.open("w") as stream:
+            for n in range(count):
+                stream.write(sft(" ".join(draw.choices(words, k=1500)), f"{n:016x}").model_dump_json() + "\n")
+        tracemalloc.start()
+        assert deduplicate_files(path.parents[1], 0.8) == {}
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+
+    peak(100)  # imports and compiled kernels
+    assert peak(3000) - peak(1000) < 2000 * 3000  # a record has 12,000 characters
 
 
 def test_no_duplicates_is_a_valid_file(tmp_path):
