@@ -16,7 +16,7 @@ import numpy as np
 
 from components.data.decontaminate.align import align
 from components.data.decontaminate.evidence import Level
-from components.data.decontaminate.index import SEED, SHORTEST, BenchmarkIndex
+from components.data.decontaminate.index import SEED, SHORTEST, BenchmarkIndex, drawing
 from components.data.decontaminate.kernels import densest_window, find_run, ngram_hashes
 from components.data.text.kinds import KIND_LETTER, KIND_NUMBER, KIND_OPERATOR, KIND_WORD
 from components.data.text.tokens import Tokens
@@ -59,23 +59,31 @@ def confirm(index: BenchmarkIndex, position: int, text: Tokens, min_coverage: fl
     if size < SHORTEST_EDITED or not index.distinctive[position]:
         return None
     low, stretch = _stretch(index, position, text)
-    found = align(item, stretch, index.weights[position])
-    pairs = found.pairs + np.array([0, low])
-    if not len(pairs):
+    weights, drawn = index.weights[position], index.drawn.get(position)
+    places = np.arange(size)
+    if drawn is not None and drawing(text) is None:  # the question without its picture
+        places = np.flatnonzero(~drawn)
+        item, weights, drawn, size = item.select(places), weights[places], None, len(places)
+        if size < SHORTEST_EDITED:
+            return None
+    found = align(item, stretch, weights)
+    if not len(found.pairs):
         return None
+    share = found.share if drawn is None else float((~drawn[found.pairs[:, 0]]).sum() / (~drawn).sum())
+    pairs = np.stack([places[found.pairs[:, 0]], found.pairs[:, 1] + low], axis=1)
     if index.formula[position]:
         alone = _stands_alone(text, int(pairs[0, 1]), int(pairs[-1, 1]) + 1)
         if found.symbols * FORMULA_TOKENS_PER_SYMBOL <= size and found.weighted >= FORMULA_SHARE and alone:
             return Match(position, "lcs", found.weighted, pairs)
-        return Match(position, "template", 0.0, pairs) if found.share >= TEMPLATE_SHARE and alone else None
+        return Match(position, "template", 0.0, pairs) if share >= TEMPLATE_SHARE and alone else None
     if found.changed or found.symbols * TOKENS_PER_SYMBOL > size:
-        return Match(position, "template", 0.0, pairs) if found.share >= TEMPLATE_SHARE else None
+        return Match(position, "template", 0.0, pairs) if share >= TEMPLATE_SHARE else None
     grams = ngram_hashes(stretch.hashes, stretch.offsets, index.ngram)
     coverage = float(np.isin(index.ngrams[position], grams).mean())
     if coverage >= min_coverage and found.weighted >= NGRAM_SHARE:
         return Match(position, "ngram", coverage, pairs)
     needed = LCS_SHARE if size >= LONG_ITEM else SHORT_LCS_SHARE
-    if found.weighted >= needed and found.share >= NGRAM_SHARE:
+    if found.weighted >= needed and share >= NGRAM_SHARE:
         return Match(position, "lcs", found.weighted, pairs)
     return None
 

@@ -5,7 +5,8 @@
 - Items shorter than SHORTEST tokens are compared as a whole field or a whole paragraph only: "3 + 4" stands in every
   worked solution.
 - A token weighs what it tells about its item: log of items over items with the token, inside its benchmark and over
-  all, whichever is less, so the words of a template weigh next to nothing.
+  all, whichever is less, so the words of a template weigh next to nothing. The program of a drawing weighs nothing:
+  many questions are asked about one picture.
 
 13-grams and coverage follow GPT-3 (arXiv 2005.14165, app. C) and the audit notes in FACTS section 7.
 """
@@ -29,6 +30,7 @@ from components.data.decontaminate.kernels import (
 from components.data.text.kinds import KIND_NUMBER, KIND_WORD
 from components.data.text.minhash import band_keys, signatures
 from components.data.text.tokens import Tokens, formula_like, tokenise
+from components.data.text.vocabulary import name_hash
 
 SEED = 5
 SHINGLE = 3
@@ -42,6 +44,14 @@ FEWEST_TOKENS = 4
 SEED_SHARE = 0.25
 FEWEST_SEEDS = 2
 BASE_WEIGHT = 0.1
+# Opens and closes an Asymptote drawing, as `[asy]` and `[/asy]`.
+_DRAWING = np.uint64(name_hash("asy"))
+
+
+def drawing(tokens: Tokens) -> np.ndarray | None:
+    """[tokens] bool: which tokens of one text belong to a drawing; None when it has none."""
+    marks = tokens.hashes == _DRAWING
+    return (np.cumsum(marks) % 2 == 1) | marks if marks.any() else None
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,7 @@ class BenchmarkIndex:
         # Equal items in two benchmarks are one text: they do not make each other boilerplate.
         self._identity = np.unique(whole, return_inverse=True)[1] if len(whole) else whole.astype(np.int64)
         self.weights = self._weights()
+        self.drawn = self._drawings()
         self._seeds()
         self.ngrams, self.distinctive = self._ngrams()
         shingles = ngram_hashes(self.tokens.hashes, self.tokens.offsets, SHINGLE)
@@ -131,6 +142,25 @@ class BenchmarkIndex:
             )
         return weights
 
+    def _drawings(self) -> dict[int, np.ndarray]:
+        """Mask of the drawing in every item that is more than one: a picture does not say what is asked of it."""
+        found = {}
+        for position, single in enumerate(self.single):
+            mask = drawing(single)
+            if mask is not None and (~mask).sum() >= FEWEST_TOKENS:
+                found[position] = mask
+                self.weights[position][mask] = 0.0
+                self.formula[position] = bool(formula_like(single.select(~mask))[0])
+        return found
+
+    def _grams(self, n: int) -> np.ndarray:
+        """[tokens] n-grams of all items; those of a drawing only where the question alone has too few."""
+        grams = ngram_hashes(self.tokens.hashes, self.tokens.offsets, n)
+        for position, mask in self.drawn.items():
+            if (~mask).sum() >= self.ngram:
+                grams[self.tokens.offsets[position] : self.tokens.offsets[position + 1]][mask] = 0
+        return grams
+
     def _frequency(self, grams: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(distinct (gram, item) rows' grams, their items, distinct texts that hold each gram)."""
         owner = np.repeat(np.arange(len(self.items)), self.lengths)
@@ -142,7 +172,7 @@ class BenchmarkIndex:
         return gram, item, counts[np.searchsorted(keys, gram)]
 
     def _seeds(self) -> None:
-        gram, item, frequency = self._frequency(ngram_hashes(self.tokens.hashes, self.tokens.offsets, SEED))
+        gram, item, frequency = self._frequency(self._grams(SEED))
         kept = (frequency <= BOILERPLATE_SEED) & (self.lengths[item] >= SHORTEST)
         gram, item = gram[kept], item[kept]
         self._seed_keys, first = np.unique(gram, return_index=True)
@@ -160,7 +190,7 @@ class BenchmarkIndex:
         """Sorted n-grams of every item, boilerplate left out where something remains; False where nothing did."""
         empty = np.empty(0, dtype=np.uint64)
         grams, distinctive = [empty] * len(self.items), [False] * len(self.items)
-        gram, item, frequency = self._frequency(ngram_hashes(self.tokens.hashes, self.tokens.offsets, self.ngram))
+        gram, item, frequency = self._frequency(self._grams(self.ngram))
         order = np.argsort(item, kind="stable")
         for part in np.split(order, np.flatnonzero(np.diff(item[order])) + 1):
             if len(part):

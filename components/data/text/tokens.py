@@ -45,6 +45,11 @@ class Tokens:
         parts = (getattr(self, name)[low:high] for name in ("hashes", "kinds", "starts", "ends", "values"))
         return Tokens(*parts, np.array([0, high - low], dtype=np.int64), self.points)
 
+    def select(self, places: np.ndarray) -> Tokens:
+        """The tokens at `places` (positions or a mask) as one text."""
+        parts = [getattr(self, name)[places] for name in ("hashes", "kinds", "starts", "ends", "values")]
+        return Tokens(*parts, np.array([0, len(parts[0])], dtype=np.int64), self.points)
+
     def strings(self) -> list[str]:
         """Canonical strings of all tokens: `twelve` and `12` are `12`, `1,200.50` is `1200.5`, `\\times` is `*`."""
         return [self._string(position) for position in range(len(self.hashes))]

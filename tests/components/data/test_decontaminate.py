@@ -89,6 +89,23 @@ def test_formulas_count_every_symbol():
     assert levels("so we had to solve 6a+4b*7c-4d+2e*3f for a, again", benchmark=benchmark)[0] == ["contained"]
 
 
+DRAWING = '[asy]\nsize(80);\ndraw((0,0)--(4,0)--(4,3)--cycle);\ndot((4,3));\nlabel("$A$",(0,0),W);\n[/asy]'
+PICTURED = (
+    "A ladder leans on a wall as the picture shows, and its foot stands 4 feet from that wall. The top of the ladder "
+    "is 3 feet above the ground. How many feet long is the ladder?"
+)
+
+
+def test_a_shared_drawing_is_no_copy_and_a_missing_one_hides_none():
+    benchmark = (f"{PICTURED}\n\n{DRAWING}",)
+    other = "In the diagram a gardener fences a bed of three corners. What is the area of the bed in square metres?"
+    assert levels(f"{other}\n\n{DRAWING}", benchmark=benchmark)[0] == []
+    assert levels(benchmark[0], benchmark=benchmark)[0] == ["exact"]
+    assert levels(PICTURED, benchmark=benchmark)[0] in (["ngram"], ["lcs"])
+    assert levels(benchmark[0].replace("leans on", "stands at"), benchmark=benchmark)[0] in (["ngram"], ["lcs"])
+    assert levels(benchmark[0].replace("(4,", "(6,"), benchmark=benchmark)[0] == []  # another picture
+
+
 def test_boilerplate_of_a_template_is_no_copy():
     rules = "On this island every knight tells the truth and every knave lies and you meet some of them on the road. "
     names = ["Ann", "Bob", "Cid", "Dee", "Eve", "Flo"]
