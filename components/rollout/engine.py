@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -69,6 +70,7 @@ class Engine:
         from components.model.hf_config import register
 
         register()
+        _let_vllm_scan_llvmlite()
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         self.max_model_len = max_model_len
         self.version: int | None = None
@@ -314,6 +316,14 @@ class Engine:
                     module.quant_method.moe_kernel = None
 
         self._llm.apply_model(forget)
+
+
+def _let_vllm_scan_llvmlite() -> None:
+    """vLLM 0.32 asks every object of every loaded module for its `__dict__` (vllm/triton_utils/dispatcher.py:139), and
+    llvmlite's library handle, loaded with numba, answers any name with a C function. An empty one lets it pass."""
+    ffi = sys.modules.get("llvmlite.binding.ffi")
+    if ffi is not None:
+        ffi.lib._fntab.setdefault("__dict__", {})
 
 
 def _read_only(array: np.ndarray) -> Any:

@@ -29,6 +29,8 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def engine(tokenizer):
+    import llvmlite.binding  # noqa: F401 - the data filters load it; an engine must start beside it
+
     return Engine(config_json(SPEC, tokenizer, "float32"), "float32", 128, 32)
 
 
