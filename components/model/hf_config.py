@@ -62,15 +62,12 @@ _SAME_NAME = (
 
 def register() -> None:
     """Makes AutoConfig read `bailing_moe` directories in this process without remote code. Safe to call twice."""
-    from transformers import AutoConfig, PretrainedConfig
+    from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     if MODEL_TYPE in CONFIG_MAPPING:
         return
-
-    class BailingMoeV2Config(PretrainedConfig):
-        model_type = MODEL_TYPE
-        keys_to_ignore_at_inference = ("past_key_values",)
+    from components.model.auto_config import BailingMoeV2Config
 
     AutoConfig.register(MODEL_TYPE, BailingMoeV2Config)
 

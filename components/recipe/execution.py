@@ -37,7 +37,7 @@ class ExecutionConfig(StrictModel):
     context_parallel: int = Field(default=1, ge=1, description="Learners that share the tokens of one micro-batch")
     pipeline_parallel: int = Field(default=1, ge=1, description="Learners that share the layers")
     expert_parallel: int = Field(default=1, ge=1, description="Learners of one stage that share the experts")
-    engine_tensor_parallel: int = Field(default=1, ge=1)
+    engine_tensor_parallel: int = Field(default=1, ge=1, description="GPUs of one node that share an engine's matrices")
     placement: Literal["shared", "colocated", "disaggregated"] = Field(
         default="shared",
         description="shared: both in memory, on the same cores, as work comes. colocated: strictly by turns, the one "

@@ -1,8 +1,9 @@
 """Engine: one vLLM in this process, given tokens and returning tokens with the log-probs it drew them with.
 
 In process (no engine subprocess, executor `uni`) it starts three times faster and can be stepped, so a deadline is
-checked between decoding steps. It starts from a configuration with dummy weights and admits nothing until weights with
-a version and a matching checksum have been loaded, so it can be started before any model exists and be kept for many.
+checked between decoding steps; tensor parallel, its workers are child processes (`mp`) and the stepping stays here. It
+starts from a configuration with dummy weights and admits nothing until weights with a version and a matching checksum
+have been loaded, so it can be started before any model exists and be kept for many.
 
 `logprobs_mode="processed_logprobs"`: the log-probs after temperature and top-p, those of the distribution the token was
 really drawn from. The raw ones are a different policy (PrimeIntellect prime-rl and verl set the same).
@@ -15,23 +16,19 @@ import os
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from components.cluster.memory import resident_bytes
 from components.failures import BadInput, DeadlineExceeded, IntegrityError
-from components.model.wire import received, unpack
+from components.model.wire import received
 from components.rollout.exchange import Layouts, verify
 from components.rollout.partial import PartialDecoder, check_fits, drawn_logprobs, sampling_arguments
 from components.rollout.routing import RoutingRecorder
 from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
 
-# Allocations of at least this size come from the system each time, as zeros (glibc's largest mmap threshold).
-ALWAYS_FRESH = 32 * 1024**2
 # vLLM reads these when it is imported. `nobind`: the process was pinned to its core before (components.cluster.worker).
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -57,11 +54,27 @@ class Engine:
         max_num_seqs: sequences decoded together.
         routing: samples come with the experts that were chosen for their tokens (Sample.experts). Without a prefix
             cache then, since cached tokens pass no router.
+        tensor_parallel: workers that share every matrix, one GPU (or, on CPU, one process) each.
+
+    Raises:
+        BadInput: routing of an engine of several workers, whose routers are in other processes.
     """
 
     def __init__(
-        self, config: dict[str, Any], dtype: str, max_model_len: int, max_num_seqs: int, routing: bool = False
+        self,
+        config: dict[str, Any],
+        dtype: str,
+        max_model_len: int,
+        max_num_seqs: int,
+        routing: bool = False,
+        tensor_parallel: int = 1,
     ) -> None:
+        if routing and tensor_parallel > 1:
+            raise BadInput(
+                "routing replay records an engine of one worker",
+                where="execution.engine_tensor_parallel",
+                remedy="Set it to 1, or switch routing replay off",
+            )
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         import torch
@@ -92,12 +105,14 @@ class Engine:
             generation_config="vllm",
             enable_prefix_caching=not routing,
             **({"enable_sleep_mode": True, "weight_transfer_config": {"backend": "nccl"}} if self._on_cuda() else {}),
-            distributed_executor_backend="uni",
+            tensor_parallel_size=tensor_parallel,
+            distributed_executor_backend="uni" if tensor_parallel == 1 else "mp",
+            worker_extension_cls="components.rollout.worker_extension.EngineWorker",
             disable_log_stats=True,
         )
         self._engine = self._llm.llm_engine
         self._partial = PartialDecoder(self._engine, max_model_len)
-        self._asleep, self._slept = False, []
+        self._asleep = False
         self._routing = None
         if routing:
             self._routing = RoutingRecorder(self._llm.collective_rpc(lambda worker: worker.model_runner)[0])
@@ -116,17 +131,15 @@ class Engine:
         self._partial.pause()
         buffers = received(sources)
         verify(expected, layouts, buffers, "engine")
-        self._reload((name, _read_only(array)) for name, array in unpack(layouts, buffers))
+        self._load("take_weights", layouts, buffers)
         self.version, self.checksum = version, expected
         return version, expected
 
     def load_files(self, version: int, directory: str) -> int:
         """Takes the weights of a Hugging Face directory that this process can read; answers for no checksum."""
-        from components.model.hf import read_hf_directory
-
         self.version = self.checksum = None
         self._partial.pause()
-        self._reload(read_hf_directory(Path(directory))[1])
+        self._load("take_files", directory)
         self.version = version
         return version
 
@@ -139,14 +152,15 @@ class Engine:
 
     def admit_received(self, version: int) -> int:
         """Answers for weights that arrived through `transfer`."""
-        if not self._engine.reset_prefix_cache():
-            raise IntegrityError("vLLM kept its prefix cache: keys and values of other weights would be reused")
+        self._forget_cached_keys()
         self.version, self.checksum = version, f"nccl-{version}"
         return version
 
-    def _reload(self, named: Iterable[tuple[str, Any]]) -> None:
-        self._forget_packed_experts()
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named)})
+    def _load(self, method: str, *arguments: Any) -> None:
+        self._engine.collective_rpc(method, args=arguments)
+        self._forget_cached_keys()
+
+    def _forget_cached_keys(self) -> None:
         if not self._engine.reset_prefix_cache():
             raise IntegrityError("vLLM kept its prefix cache: keys and values of other weights would be reused")
 
@@ -220,17 +234,14 @@ class Engine:
         self._partial.pause()
         self._engine.reset_prefix_cache()
         self._asleep = True
-        before = self._memory()
-        if self._on_cuda():
-            self.version = self.checksum = None
-            self._llm.sleep(level=2)
-        else:
-            caches = self._llm.collective_rpc(lambda worker: worker.model_runner.kv_caches)[0]
-            storages = {cache.untyped_storage().data_ptr(): cache for cache in caches}
-            for cache in storages.values():
-                self._slept.append((cache, cache.untyped_storage().nbytes()))
-                cache.untyped_storage().resize_(0)
-        return max(before - self._memory(), 0)
+        if not self._on_cuda():
+            return sum(self._engine.collective_rpc("free_cache"))
+        import torch
+
+        before = torch.cuda.memory_allocated()
+        self.version = self.checksum = None
+        self._llm.sleep(level=2)
+        return max(before - torch.cuda.memory_allocated(), 0)
 
     def wake(self) -> None:
         """Takes the memory back; the cache is empty."""
@@ -238,16 +249,9 @@ class Engine:
             return
         if self._on_cuda():
             self._llm.wake_up()
-        for cache, size in self._slept:
-            cache.untyped_storage().resize_(size)
-            if size < ALWAYS_FRESH:
-                cache.zero_()
-        self._slept, self._asleep = [], False
-
-    def _memory(self) -> int:
-        import torch
-
-        return torch.cuda.memory_allocated() if self._on_cuda() else resident_bytes()
+        else:
+            self._engine.collective_rpc("take_cache")
+        self._asleep = False
 
     @staticmethod
     def _on_cuda() -> bool:
@@ -307,16 +311,6 @@ class Engine:
                     finished[output.request_id] = output
         return finished
 
-    def _forget_packed_experts(self) -> None:
-        # vLLM's CPU MoE kernel keeps the packed copy of the first weights it saw; without this the experts stay stale
-        # and log-probs are off by ~0.9, silently.
-        def forget(model: Any) -> None:
-            for module in model.modules():
-                if getattr(getattr(module, "quant_method", None), "moe_kernel", None) is not None:
-                    module.quant_method.moe_kernel = None
-
-        self._llm.apply_model(forget)
-
 
 def _let_vllm_scan_llvmlite() -> None:
     """vLLM 0.32 asks every object of every loaded module for its `__dict__` (vllm/triton_utils/dispatcher.py:139), and
@@ -324,12 +318,3 @@ def _let_vllm_scan_llvmlite() -> None:
     ffi = sys.modules.get("llvmlite.binding.ffi")
     if ffi is not None:
         ffi.lib._fntab.setdefault("__dict__", {})
-
-
-def _read_only(array: np.ndarray) -> Any:
-    """A tensor over memory that Ray marked read-only: torch has no such mark and warns; the loader only reads it."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(array)

@@ -54,12 +54,13 @@ def warm_engines(
         return EngineGroup(config, dtype, spec.max_position_embeddings, execution, routing)
 
     apart = execution.learners if execution.placement == "disaggregated" else None
-    layout = (execution.device, execution.engines, execution.threads, execution.max_num_seqs, apart)
+    shape = (execution.engines, execution.engine_tensor_parallel, execution.threads)
+    layout = (execution.device, shape, execution.max_num_seqs, apart)
     return warm(("engines", model, dtype, layout, routing, yarn_factor), start)
 
 
 class EngineGroup:
-    """`execution.engines` vLLM engines, one core each.
+    """`execution.engines` vLLM engines, each with a core or with `execution.engine_tensor_parallel` GPUs of one node.
 
     Args:
         config: content of config.json (components.model.hf_config.config_json).
@@ -82,12 +83,12 @@ class EngineGroup:
         self.version: int | None = None
         self.checksum: str | None = None
         self._last: tuple[int, str, Layouts, tuple[Any, ...]] | None = None
-        count = execution.engines
+        count, width = execution.engines, execution.engine_tensor_parallel
         self.workers = WorkerGroup(
             "components.rollout.engine:Engine",
             count,
-            [(dict(config), dtype, max_model_len, execution.max_num_seqs, routing)] * count,
-            gpus=1 if execution.device == "cuda" else 0,
+            [(dict(config), dtype, max_model_len, execution.max_num_seqs, routing, width)] * count,
+            gpus=width if execution.device == "cuda" else 0,
             env=ENVIRONMENT,
             threads=execution.threads if execution.device == "cpu" else 0,
             first_core=execution.learners * execution.threads if execution.placement == "disaggregated" else None,

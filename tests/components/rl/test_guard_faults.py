@@ -18,6 +18,7 @@ from components.recipe.rl import RolloutConfig
 from components.recipe.training import OptimiserConfig
 from components.rollout.low_precision import rounded
 from components.rollout.types import Sampling
+from components.rollout.worker_extension import EngineWorker
 from components.training.group import LearnerGroup
 from tests.components.rl.test_controller import (
     LocalEngines,
@@ -49,13 +50,13 @@ class StaleExperts(LocalEngines):
     """vLLM keeps the packed copy of its experts, what it does without our call before a reload."""
 
     def publish(self, version, weights):
-        forget = self.engine._forget_packed_experts
+        forget = EngineWorker._forget_packed_experts
         if version >= BEGINS:
-            self.engine._forget_packed_experts = lambda: None
+            EngineWorker._forget_packed_experts = lambda worker: None
         try:
             return super().publish(version, weights)
         finally:
-            self.engine._forget_packed_experts = forget
+            EngineWorker._forget_packed_experts = forget
 
 
 class CorruptShard(LocalEngines):
