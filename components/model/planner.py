@@ -246,11 +246,8 @@ def _layouts(spec: LingSpec, learners: int, per_node: int) -> Iterator[Layout]:
 
 
 def _engine_layouts(spec: LingSpec, devices: int, method: Method) -> Iterator[EngineLayout]:
-    if not method.engine_divided:
-        yield EngineLayout()
-        return
-    for tensor in _divisors(spec.num_attention_heads, min(8, devices)):
-        for pipeline in _divisors(spec.num_hidden_layers, min(16, devices // tensor)):
+    for tensor in _divisors(spec.num_attention_heads, min(method.engine_tensor, devices)):
+        for pipeline in _divisors(spec.num_hidden_layers, min(method.engine_pipeline, devices // tensor)):
             yield EngineLayout(tensor, pipeline)
 
 
