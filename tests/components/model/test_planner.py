@@ -53,8 +53,9 @@ def test_what_does_not_fit_is_named_and_the_nearest_cluster_found() -> None:
     found = smallest(recipe("ring-flash-2.0"), parse_cluster("32xH100"), EXTENDED)
     assert found.fits
     assert not plan(recipe("ring-flash-2.0"), replace(H100, devices=found.cluster.devices // 2), EXTENDED).fits
-    # Today an engine is one GPU, so 103B parameters fit on no number of them.
-    assert smallest(recipe("ring-flash-2.0"), H100, TODAY) is None
+    # Today an engine lies in one node: 103B parameters fit, a trillion fit on no number of nodes.
+    assert smallest(recipe("ring-flash-2.0"), H100, TODAY).fits
+    assert smallest(recipe("ring-1t"), parse_cluster("1024xH200"), TODAY) is None
 
 
 def test_work_is_two_operations_a_weight_and_grows_with_the_document() -> None:
