@@ -20,6 +20,9 @@ from infra import stack as embedded
 from infra.stack import StackState, processes
 from infra.stack.services import SERVICES
 
+# Who forgets which server to talk to must fail, not get a throwaway Prefect server of its own.
+os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
+
 WATCHDOG = """
 import os, shutil, sys, time
 from pathlib import Path

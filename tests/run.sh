@@ -1,14 +1,38 @@
 #!/bin/sh
-# All tests, in processes that each keep their own Ray and engines, one after another: faults want a machine to themselves.
-# Usage: tests/run.sh [PATH ...]; with paths, just those.
+# All tests: two lanes side by side, since most tests wait for servers or use one core, then the faults, which want the
+# machine to themselves. Every process keeps its own Ray and engines. Usage: tests/run.sh [PATH ...]; with paths, just
+# those, in one process.
 set -u
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 [ $# -eq 0 ] || exec "$python" -m pytest "$@"
+
 c=tests/components
+said=$(mktemp)
+lane=
+trap 'rm -f "$said"; [ -z "$lane" ] || kill "$lane" 2>/dev/null' EXIT
+trap 'exit 130' INT TERM
 code=0
+
+library() {
+    failed=0
+    for part in "$c/training $c/rollout $c/rl $c/model $c/cluster" \
+        "$c/data $c/evaluation $c/artifacts $c/lineage $c/recipe" "$c/rewards $c/sandbox $c/release"; do
+        "$python" -m pytest -p no:cacheprovider $part & # in the background, so that the trap below ends it at once
+        running=$!
+        trap 'kill "$running" 2>/dev/null; wait "$running"; exit 130' INT TERM
+        wait "$running" || failed=1
+    done
+    exit $failed
+}
+
+(library) >"$said" 2>&1 &
+lane=$!
 "$python" -m pytest tests/e2e tests/flows tests/infra tests/tasks tests/test_house.py || code=1
-"$python" -m pytest $c/training $c/rollout $c/rl $c/model $c/cluster || code=1
-"$python" -m pytest $c/data $c/evaluation $c/artifacts $c/lineage $c/recipe || code=1
-"$python" -m pytest $c/rewards $c/sandbox $c/release tests/faults || code=1
+wait "$lane" || code=1
+lane=
+printf '\n---- tests of the library, run beside the above\n'
+cat "$said"
+printf '\n---- faults, alone on the machine\n'
+"$python" -m pytest tests/faults || code=1
 exit $code

@@ -100,5 +100,6 @@ def test_colocated_groups_take_turns_and_give_memory_back(groups):
     report = both.turns.summary()
     assert report["turns"] == 5  # step, draw, weights, publish and draw, step
     assert report.keys() >= {"engines_released_mib", "learners_released_mib", "turn_seconds"}
+    assert report["engines_released_mib"] > 1
     both.close()
     assert len(engines.generate(requests(), SAMPLING)) == 4
