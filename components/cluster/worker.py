@@ -13,6 +13,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+from components.cluster.scratch import use_scratch_directory
 from components.failures import BadInput
 
 
@@ -39,6 +40,7 @@ class Worker:
         first_core: int | None = None,
     ) -> None:
         os.environ.update(RINGFLOW_RANK=str(rank), RINGFLOW_WORLD=str(world))
+        use_scratch_directory()
         if threads:
             pin(rank, threads, first_core)
         os.environ.update(env)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 
 from components.failures import Diverged
@@ -21,6 +22,7 @@ class SampleWorker:
             "threads": os.environ.get("OMP_NUM_THREADS"),
             "extra": os.environ.get("EXTRA"),
             "cores": sorted(os.sched_getaffinity(0)),
+            "temporary": tempfile.mkdtemp(),
             "rank": os.environ["RINGFLOW_RANK"],
         }
 

@@ -52,6 +52,20 @@ def test_calls_reach_every_rank_in_order_with_own_core_and_environment():
         group.call("add", 1, deadline_s=30)
 
 
+def test_what_a_killed_worker_left_is_removed_when_the_next_one_starts():
+    group = make(1)
+    left = Path(group.call("surroundings", deadline_s=30)[0]["temporary"])
+    assert str(group.call("pid", deadline_s=30)[0]) in left.parent.name
+    assert left.is_dir()
+    group.close()
+    ends = time.monotonic() + 20
+    while left.exists() and time.monotonic() < ends:
+        again = make(1)
+        again.call("pid", deadline_s=30)
+        again.close()
+    assert not left.parent.exists()
+
+
 @pytest.mark.fault("a worker ends by itself", "while its peers go on", "named with its last words at once")
 def test_a_dead_worker_is_named_with_its_last_words_without_waiting_for_the_others():
     group = make()
