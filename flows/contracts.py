@@ -12,7 +12,7 @@ from pathlib import Path
 from components.failures import BadInput
 from components.model.architecture import check_architecture
 from components.model.layout import Layout
-from components.model.spec import LingSpec, spec_for
+from components.model.spec import LingSpec, extended, spec_for
 from components.recipe.recipe import Recipe
 from components.recipe.training import ImportConfig
 
@@ -59,13 +59,16 @@ def _lengths(recipe: Recipe, spec: LingSpec) -> None:
         rows["base.sequence_length"] = recipe.base.sequence_length
     answers = {f"rlvr.{i}.rollout.max_new_tokens": p.rollout.max_new_tokens for i, p in enumerate(recipe.rlvr)}
     answers["rlhf.rollout.max_new_tokens"] = recipe.rlhf.rollout.max_new_tokens
-    answers["evaluate.max_new_tokens"] = recipe.evaluate.max_new_tokens
+    stretched = extended(spec, recipe.evaluate.yarn_factor).max_position_embeddings
     for key, length in rows.items():
         if length > context:
             raise _too_long(key, length, context)
     for key, length in answers.items():
         if length >= context:
             raise _too_long(key, length, context, " and leaves no room for a prompt")
+    if recipe.evaluate.max_new_tokens >= stretched:
+        more = " and leaves no room for a prompt"
+        raise _too_long("evaluate.max_new_tokens", recipe.evaluate.max_new_tokens, stretched, more)
 
 
 def _too_long(key: str, length: int, context: int, more: str = "") -> BadInput:

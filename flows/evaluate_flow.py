@@ -8,12 +8,10 @@ from prefect import flow
 from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from components.artifacts.ref import ArtifactRef
 from components.artifacts.store import Store
-from components.failures import BadInput
+from flows.evaluated import with_models
 from flows.execute import execute
 from flows.naming import run_name
-from flows.references import find_artifact
 from flows.request import EvaluateRequest
 
 
@@ -23,25 +21,6 @@ def evaluate_model(request: EvaluateRequest) -> State:
     graph, loaded = request.load()
     store = Store.open(os.environ.get("RINGFLOW_STORE"))
     store.check(deadline_s=20)
-    model = checkpoint_of(find_artifact(request.model, store), store)
-    return execute(
-        graph,
-        loaded,
-        allowed=frozenset(graph.nodes),
-        given={"model": model.model_dump(mode="json")},
-        tags={"ringflow.evaluates": request.model, "ringflow.model_uri": model.uri},
-    )
-
-
-def checkpoint_of(ref: ArtifactRef, store: Store) -> ArtifactRef:
-    """The checkpoint to evaluate: the artifact itself, or what a release was made from (equal by its parity check).
-
-    Raises:
-        BadInput: the artifact holds no policy model.
-    """
-    if ref.kind == "checkpoint":
-        return ref
-    parent = store.read_manifest(ref).provenance.inputs.get("model") if ref.kind == "release" else None
-    if parent is None:
-        raise BadInput(f"a {ref.kind} cannot be evaluated", where=ref.uri, remedy="Name a checkpoint or a release")
-    return parent
+    graph, given = with_models(graph, {"model": request.model}, store)
+    tags = {"ringflow.evaluates": request.model, "ringflow.model_uri": given["model"]["uri"]}
+    return execute(graph, loaded, allowed=frozenset(graph.nodes), given=given, tags=tags)

@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from components.artifacts.provenance import recipe_version
 from components.artifacts.spent import Meter, spent_on
 from components.artifacts.store import Store
 from components.artifacts.tidy_local import claim_work
+from components.failures import RingflowError
 from components.recipe.load import LoadedRecipe
 from flows.board import LogBoard
 from flows.crashed import Heartbeat
@@ -50,6 +51,8 @@ log = logging.getLogger(__name__)
 REPOSITORY = Path(__file__).resolve().parents[1]
 # After a wish to stop: how long stages may take to notice before the process leaves them behind, with their leases.
 STOP_DEADLINE_S = 20.0
+
+Conclude = Callable[[RunResult, Session], RunResult]
 
 _board: Board | None = None
 _last: RunResult | None = None
@@ -90,6 +93,7 @@ def execute(
     repeat_of: str | None = None,
     given: Mapping[str, Mapping[str, Any]] | None = None,
     tags: Mapping[str, str] | None = None,
+    conclude: Conclude | None = None,
 ) -> State:
     """Runs the nodes of a DAG as tasks of the current flow run and returns its final state.
 
@@ -98,6 +102,8 @@ def execute(
         repeat_of: run whose forced results are reused.
         given: artifacts from outside the DAG, as JSON, by the name that nodes use for them.
         tags: further tags of the pipeline's MLflow run.
+        conclude: called when every stage is finished and before the run's records are closed, to add what follows from
+            the stages together; what it raises fails the run.
     """
     flow_run = get_run_context().flow_run
     clock, meter = Clock(process_began() if _began is None else _began), Meter()
@@ -106,11 +112,17 @@ def execute(
     page = RunPage(str(flow_run.id), flow_run.name, graph.nodes, session.outcomes, lambda: live_links(session))
     session.board = Several(*([_board] if _board else []), LogBoard(), page)
     with page, Heartbeat(str(flow_run.id)):
-        return _run(graph, loaded, session, given or {}, page, clock)
+        return _run(graph, loaded, session, given or {}, page, clock, conclude)
 
 
 def _run(
-    graph: Graph, loaded: LoadedRecipe, session: Session, given: Mapping[str, Any], page: RunPage, clock: Clock
+    graph: Graph,
+    loaded: LoadedRecipe,
+    session: Session,
+    given: Mapping[str, Any],
+    page: RunPage,
+    clock: Clock,
+    conclude: Conclude | None,
 ) -> State:
     global _last
     flow_run, board = get_run_context().flow_run, session.board
@@ -138,6 +150,11 @@ def _run(
             session.outcomes[name] = {"state": "stopped" if session.stop.is_set() else "skipped"}
             board.state(name, "skipped", "" if session.stop.is_set() else "an input is missing")
     result = collect(graph, session.outcomes, str(flow_run.id), flow_run.name, began, session.tracker.url)
+    if conclude is not None and result.succeeded:
+        try:
+            result = conclude(result, session)
+        except RingflowError as error:
+            result = replace(result, problem=str(error))
     with session.meter.active():
         _last = result = _close(session, loaded, result, clock)
     page.finish(result.message() if result.succeeded or result.cancelled else "failed, see below")
@@ -182,7 +199,11 @@ def live_links(session: Session) -> dict[str, str]:
         "MLflow": tracker.url,
         "Data Docs": tracker.page("corpus", "gates"),
         "Decontamination": tracker.page("decontaminate", "decontamination/report.html"),
-        "Run report": f"{tracker.url}/artifacts/report.html" if "report.html" in tracker.attached else "",
+        "Evaluation": tracker.page("evaluate", "evaluation.html"),
+        **{
+            title: f"{tracker.url}/artifacts/{file}" if file in tracker.attached else ""
+            for title, file in (("Comparison", "comparison.html"), ("Run report", "report.html"))
+        },
     }
     return {text: url for text, url in found.items() if url}
 

@@ -33,12 +33,12 @@ def position(place: int) -> dict[str, Any]:
     return {"position": place}
 
 
-def number(place: int):
+def number(place: int, least: int = 0):
     """A whole number that may be left out: a union with null would be two controls."""
 
     def offer(schema: dict[str, Any]) -> None:
         del schema["anyOf"], schema["default"]
-        schema |= {"position": place, "type": "integer", "minimum": 0}
+        schema |= {"position": place, "type": "integer", "minimum": least}
 
     return offer
 

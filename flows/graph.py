@@ -12,15 +12,15 @@ so that a run that stops early has still said how good the last model was.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from components.artifacts.ref import ArtifactKind
-from components.evaluation.benchmark import find
+from components.evaluation.benchmark import find, is_standard
 from components.failures import BadInput
 from components.recipe.base import StrictModel
-from components.recipe.evaluation import BenchmarksConfig, ServedEvaluationConfig, ServedModel
+from components.recipe.evaluation import BenchmarksConfig, EvaluationConfig, ServedEvaluationConfig, ServedModel
 from components.recipe.recipe import Recipe
 from tasks.node import Node
 from tasks.stage import STAGES, Stage, StageConfig
@@ -49,37 +49,40 @@ class Graph:
         needed = wanted.union(*(self.ancestors(name) for name in wanted))
         return Graph(self.recipe, {name: node for name, node in self.nodes.items() if name in needed})
 
-    def evaluation(self) -> Graph:
-        """Only the corpus and one evaluation, whose `model` comes from outside."""
-        known = self.nodes["evaluate-sft"]
-        node = replace(known, name="evaluate", inputs={"model": "model", "corpus": "corpus"})
-        return Graph(self.recipe, {"corpus": self.nodes["corpus"], "evaluate": node})
-
-    def comparison(self, *models: str) -> Graph:
-        """The corpus and one evaluation `evaluate-NAME` of each of these models from outside."""
+    def evaluations(self, models: Mapping[str, str]) -> Graph:
+        """The corpus and evaluations of models from outside. models: node -> the name its model is given by."""
         known = self.nodes["evaluate-sft"]
         nodes = {"corpus": self.nodes["corpus"]}
-        for name in models:
-            inputs = {"model": name, "corpus": "corpus"}
-            nodes[f"evaluate-{name}"] = replace(known, name=f"evaluate-{name}", inputs=inputs)
+        for name, model in models.items():
+            nodes[name] = replace(known, name=name, inputs={"model": model, "corpus": "corpus"})
         return Graph(self.recipe, nodes)
 
-    def standard_evaluation(self, benchmarks: BenchmarksConfig, served: ServedModel | None = None) -> Graph:
-        """Standard benchmarks and one evaluation on them, of a checkpoint from outside or of a served model.
+    def standard_evaluations(self, benchmarks: BenchmarksConfig, models: Mapping[str, str | ServedModel]) -> Graph:
+        """Standard benchmarks and evaluations on them.
 
+        models: node -> the name a checkpoint from outside is given by, or a model that is asked over HTTP.
         Raises BadInput for an unknown benchmark.
         """
         for wanted in benchmarks.benchmarks:
             find(wanted.name)
+        evaluate = _only(self.recipe, {wanted.name for wanted in benchmarks.benchmarks})
         known, corpus = self.nodes["evaluate-sft"], {"corpus": "benchmarks"}
         first = Node("benchmarks", STAGES["benchmarks"], {}, StageConfig(benchmarks, None), known.seed)
-        if served is None:
-            node = replace(known, name="evaluate", inputs={"model": "model", **corpus})
-        else:
-            section = ServedEvaluationConfig(served=served, evaluation=self.recipe.evaluate)
-            stage = STAGES["evaluate-served"]
-            node = Node("evaluate", stage, corpus, StageConfig(section, None), known.seed, key="evaluate")
-        return Graph(self.recipe, {"benchmarks": first, "evaluate": node})
+        nodes = {"benchmarks": first}
+        for name, model in models.items():
+            if isinstance(model, ServedModel):
+                section = ServedEvaluationConfig(served=model, evaluation=evaluate)
+                stage = STAGES["evaluate-served"]
+                nodes[name] = Node(name, stage, corpus, StageConfig(section, None), known.seed, key="evaluate")
+            else:
+                config = replace(known.config, section=evaluate)
+                nodes[name] = replace(known, name=name, inputs={"model": model, **corpus}, config=config)
+        return Graph(self.recipe, nodes)
+
+    def with_inputs(self, more: Mapping[str, Mapping[str, str]]) -> Graph:
+        """Further inputs of nodes. more: node -> {input name: where it comes from}."""
+        nodes = {name: replace(node, inputs={**node.inputs, **more.get(name, {})}) for name, node in self.nodes.items()}
+        return Graph(self.recipe, nodes)
 
     def require(self, names: Iterable[str], option: str) -> list[str]:
         """The names, each one a node; a node type (`evaluate`, `rlvr`) stands for all nodes of that type.
@@ -161,6 +164,15 @@ def build(recipe: Recipe) -> Graph:
     cleaned = {"corpus": "corpus", "data": "decontaminate"}  # the card tells what was removed from what
     add("release", "release", recipe.release, {"model": last} | cleaned | scores)
     return Graph(recipe, nodes)
+
+
+def _only(recipe: Recipe, names: Set[str]) -> EvaluationConfig:
+    """Without the settings of benchmarks that are not asked. Raises BadInput for a name that is none."""
+    config, own = recipe.evaluate, {benchmark.name for benchmark in recipe.corpus.benchmarks}
+    for one in config.settings:
+        if not is_standard(one.benchmark) and one.benchmark not in own:
+            raise BadInput(f"no benchmark {one.benchmark!r} is asked", where="evaluate.settings")
+    return config.model_copy(update={"settings": tuple(one for one in config.settings if one.benchmark in names)})
 
 
 def _seed(seed: int, part: str) -> int:

@@ -24,8 +24,8 @@ def run_name() -> str:
             parts = [recipe]
         case "stage":
             parts = [recipe, values["stage"]]
-        case "evaluate":
-            parts = ["evaluate", values["model"].rstrip("/").rsplit("/", 1)[-1]]
+        case "evaluate" | "evaluate-standard":
+            parts = ["evaluate", values["model"].partition("@http")[0].rstrip("/").rsplit("/", 1)[-1]]
         case other:
             parts = [other, recipe]
     return stamped(*filter(None, parts))

@@ -31,7 +31,7 @@ def with_outside(graph: Graph, read_base: bool = True) -> Graph:
     files = {"corpus": _corpus(recipe)}
     if read_base and isinstance(recipe.base, ImportConfig):
         files["base"] = files_of(recipe.base.uri)
-    tokenizer = [] if recipe.model.tokenizer == BUILT_IN else files_of(recipe.model.tokenizer)
+    tokenizer = tokenizer_files(recipe)
     every = [*(uri for uris in files.values() for uri in uris), *tokenizer]
     if not every:
         return graph
@@ -42,6 +42,11 @@ def with_outside(graph: Graph, read_base: bool = True) -> Graph:
         for name, node in graph.nodes.items()
     }
     return replace(graph, nodes=nodes)
+
+
+def tokenizer_files(recipe: Recipe) -> list[str]:
+    """Of the recipe's tokenizer; none of the built-in one."""
+    return [] if recipe.model.tokenizer == BUILT_IN else files_of(recipe.model.tokenizer)
 
 
 def look_at_local_files(recipe: Recipe) -> None:

@@ -57,10 +57,10 @@ class RecipeRequest(BaseModel):
         """Overrides that other fields of the form stand for."""
         return []
 
-    def read(self, read_base: bool = True) -> tuple[Graph, LoadedRecipe]:
-        """The recipe and its DAG, checked; BadInput when it is another version than asked for."""
+    def read(self, read_base: bool = True, servers: bool = True) -> tuple[Graph, LoadedRecipe]:
+        """The recipe and its DAG, checked (as `load_graph`); BadInput when it is another version than asked for."""
         overrides = [*self.overrides, *self.values()]
-        graph, loaded = load_graph(self.recipe_file or self.recipe, overrides, self.seed, read_base)
+        graph, loaded = load_graph(self.recipe_file or self.recipe, overrides, self.seed, read_base, servers)
         now = recipe_version(loaded.recipe)
         if self.version and not now.startswith(self.version):
             raise BadInput(
@@ -179,7 +179,7 @@ class EvaluateRequest(RecipeRequest):
     def load(self) -> tuple[Graph, LoadedRecipe]:
         """The recipe's corpus (for its benchmarks) and one evaluation. Raises BadInput."""
         graph, loaded = self.read(read_base=False)
-        return graph.evaluation(), loaded
+        return graph.evaluations({"evaluate": "model"}), loaded
 
 
 class RefreshRequest(RecipeRequest):

@@ -59,6 +59,8 @@ class StageOutcome:
 
 @dataclass(frozen=True)
 class RunResult:
+    """problem: why the run failed although its stages are finished (a comparison that one model lost)."""
+
     recipe: str
     run_id: str
     run_name: str
@@ -66,10 +68,11 @@ class RunResult:
     stages: tuple[StageOutcome, ...]
     links: Mapping[str, str] = field(default_factory=dict)
     overhead: Overhead | None = None
+    problem: str = ""
 
     @property
     def succeeded(self) -> bool:
-        return all(stage.state in ("done", "reused") for stage in self.stages)
+        return not self.problem and all(stage.state in ("done", "reused") for stage in self.stages)
 
     @property
     def cancelled(self) -> bool:
@@ -77,6 +80,8 @@ class RunResult:
 
     def message(self) -> str:
         """One state message: what happened, and what to do if it went wrong."""
+        if self.problem:
+            return self.problem
         counts = {state: sum(stage.state == state for stage in self.stages) for state in ("done", "reused")}
         if self.succeeded:
             return f"{counts['done']} computed, {counts['reused']} reused"
@@ -115,6 +120,7 @@ class RunResult:
             ],
             "links": dict(self.links),
             "overhead": self.overhead.as_json() if self.overhead else None,
+            **({"problem": self.problem} if self.problem else {}),
         }
 
 

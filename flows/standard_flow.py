@@ -10,33 +10,25 @@ import os
 from typing import Any
 
 from prefect import flow
-from prefect.context import get_run_context
 from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from components.artifacts.store import Store
-from flows.evaluate_flow import checkpoint_of
+from flows.evaluated import with_models
 from flows.execute import execute
-from flows.naming import stamped
-from flows.references import find_artifact
+from flows.naming import run_name
 from flows.standard_request import StandardRequest
 
 
-def flow_run_name() -> str:
-    request: dict[str, Any] = get_run_context().parameters["request"]
-    model = str(StandardRequest.model_validate(request).model).rstrip("/").rsplit("/", 1)[-1]
-    return stamped("evaluate", model)
-
-
-@flow(name="evaluate-standard", flow_run_name=flow_run_name, task_runner=ThreadPoolTaskRunner(max_workers=2))
+@flow(name="evaluate-standard", flow_run_name=run_name, task_runner=ThreadPoolTaskRunner(max_workers=2))
 def evaluate_standard(request: StandardRequest) -> State:
     """Evaluates a model on standard benchmarks; a result that is known already is reused."""
     graph, loaded = request.load()
     given: dict[str, Any] = {}
-    if request.served() is None:
+    tags = {"ringflow.evaluates": request.model}
+    if request.served(request.model) is None:
         store = Store.open(os.environ.get("RINGFLOW_STORE"))
         store.check(deadline_s=20)
-        model = checkpoint_of(find_artifact(request.model, store), store)
-        given = {"model": model.model_dump(mode="json")}
-    tags = {"ringflow.evaluates": request.model}
+        graph, given = with_models(graph, {"model": request.model}, store)
+        tags["ringflow.model_uri"] = given["model"]["uri"]
     return execute(graph, loaded, allowed=frozenset(graph.nodes), given=given, tags=tags)

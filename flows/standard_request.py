@@ -1,81 +1,106 @@
-"""What a person asks for when a model goes through standard benchmarks; imports no server, so it is checked at once."""
+"""What a person asks for when models go through standard benchmarks; imports no server, so it is checked at once."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from components.artifacts.outside import files_of, outside_digests
 from components.data.sources import expand
 from components.evaluation.benchmark import find, is_standard
 from components.failures import BadInput
 from components.recipe.evaluation import BenchmarkFile, BenchmarksConfig, ServedModel, StandardBenchmark
-from components.recipe.load import LoadedRecipe
-from flows.graph import Graph, build
-from flows.request import RecipeName, load_graph
+from components.recipe.load import LoadedRecipe, read_recipe
+from flows import forms
+from flows.forms import RECIPES
+from flows.graph import Graph
+from flows.outside import tokenizer_files
+from flows.request import RecipeRequest
+
+# Values of every benchmark that a request may set in one place.
+SHORTHANDS = ("samples", "items", "max_new_tokens")
 
 
-class StandardRequest(BaseModel):
-    """A model on standard benchmarks."""
+class BenchmarksRequest(RecipeRequest):
+    """The fields of every form that asks for standard benchmarks."""
 
-    model_config = ConfigDict(extra="forbid", title="Evaluate a model on standard benchmarks")
+    model_config = ConfigDict(extra="forbid")
 
-    model: str = Field(
-        title="Model",
-        description="models:/ring-nano@released, an artifact's URI, a Hugging Face directory, or MODEL@URL",
-        json_schema_extra={"position": 0},
-    )
     benchmarks: list[str] = Field(
+        default=[],
         title="Benchmarks",
-        description="Such as aime25, or aime25=s3://bucket/aime25.jsonl; the hub's data where no file is named",
-        json_schema_extra={"position": 10},
+        description="One item each: aime25, or aime25=s3://bucket/aime25.jsonl; the hub's data where no file is named",
+        json_schema_extra=forms.position(4),
     )
     files: list[str] = Field(
         default=[],
         title="Further files",
-        description="Such as arena-hard-v2.baseline=answers.jsonl",
-        json_schema_extra={"position": 20},
+        description="One item each, such as arena-hard-v2.baseline=answers.jsonl",
+        json_schema_extra=forms.position(5),
     )
     judge: str = Field(
-        default="", title="Judge", description="MODEL@URL, for judged benchmarks", json_schema_extra={"position": 30}
-    )
-    revision: str = Field(
         default="",
-        title="Revision of the endpoint's model",
-        description="A new one is evaluated anew; the same one is reused",
-        json_schema_extra={"position": 40},
+        title="Judge",
+        description="MODEL@URL of an OpenAI-compatible endpoint, for judged benchmarks",
+        json_schema_extra=forms.position(6),
     )
-    recipe: RecipeName = Field(  # type: ignore[valid-type]
-        default="nano",
-        title="Recipe",
-        description="Its model shape, evaluation and execution settings are used",
-        json_schema_extra={"position": 50},
+    samples: int | None = Field(
+        default=None,
+        ge=1,
+        title="Answers per item",
+        description="Each benchmark's own number when empty",
+        json_schema_extra=forms.number(30, least=1),
     )
-    recipe_file: str = Field(default="", title="Recipe file", json_schema_extra={"position": 60})
-    overrides: list[str] = Field(
-        default=[],
-        title="Overrides",
-        description="Such as evaluate.settings=[{benchmark: aime25, samples: 8}]",
-        json_schema_extra={"position": 70},
+    items: int | None = Field(
+        default=None,
+        ge=1,
+        title="Items per benchmark",
+        description="The first ones; all when empty",
+        json_schema_extra=forms.number(32, least=1),
+    )
+    max_new_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        title="Longest answer, tokens",
+        description="Each benchmark's own limit when empty; cut to what the model's context leaves in any case",
+        json_schema_extra=forms.number(34, least=1),
     )
     api_key_env: str = Field(
         default="",
         title="Variable with the API key",
-        description="Of the endpoint and of the judge; the key itself is never stored",
-        json_schema_extra={"position": 80},
+        description="Of endpoints and of the judge, on the worker; the key itself is never stored",
+        json_schema_extra=forms.position(95),
     )
 
     def check(self) -> None:
         """Everything that needs no server. Raises BadInput."""
-        self.section()
-        self.read(servers=False)
+        section = self.section()
+        graph, _ = self.read(read_base=False, servers=False)
+        graph.standard_evaluations(section, {})
+
+    def values(self) -> list[str]:
+        found = []
+        if self.judge:
+            model, url = _at(self.judge, "--judge")
+            judge = {"model": model, "base_url": url} | ({"api_key_env": self.api_key_env} if self.api_key_env else {})
+            found += [f"evaluate.judge={json.dumps(model)}", f"execution.judges=[{json.dumps(judge)}]"]
+        short = {name: value for name in SHORTHANDS if (value := getattr(self, name)) is not None}
+        if short:
+            given = read_recipe(self.recipe_file or self.recipe, self.overrides, RECIPES).recipe.evaluate.settings
+            every = {setting.benchmark: setting.model_dump(exclude_none=True) for setting in given}
+            for name, _, _ in self._named():
+                every[name] = {**every.get(name, {"benchmark": name}), **short}
+            found.append(f"evaluate.settings={json.dumps(list(every.values()))}")
+        return found
 
     def section(self) -> BenchmarksConfig:
-        """The benchmarks with their files."""
-        named = [text.partition("=") for text in self.benchmarks if text]
+        """The benchmarks with their files. Raises BadInput."""
+        named = self._named()
         if not named:
             raise BadInput("no benchmark is named", where="--benchmark", remedy="ringflow benchmarks lists them")
         for name, _, uri in named:
@@ -92,41 +117,70 @@ class StandardRequest(BaseModel):
                 )
             if "://" not in uri and not Path(uri).is_file():
                 raise BadInput("there is no such file", where=f"--file {text}")
+            if benchmark not in {name for name, _, _ in named}:
+                raise BadInput(f"{benchmark} is not among the benchmarks", where=f"--file {text}")
             files.append(BenchmarkFile(benchmark=benchmark, file=file, uri=_absolute(uri)))
         listed = tuple(StandardBenchmark(name=name, uri=_absolute(uri)) for name, _, uri in named)
         return BenchmarksConfig(benchmarks=listed, files=tuple(files))
 
-    def read(self, servers: bool = True) -> tuple[Graph, LoadedRecipe]:
-        """The recipe with the judge of this request."""
-        overrides = list(self.overrides)
-        if self.judge:
-            model, url = _at(self.judge, "--judge")
-            key = f", api_key_env: {self.api_key_env}" if self.api_key_env else ""
-            overrides += [f"evaluate.judge={model}", f"execution.judges=[{{model: {model}, base_url: '{url}'{key}}}]"]
-        return load_graph(self.recipe_file or self.recipe, overrides, read_base=False, servers=servers)
-
-    def served(self) -> ServedModel | None:
+    def served(self, model: str, revision: str = "") -> ServedModel | None:
         """None for a model that our engines hold."""
-        if "@http" in self.model:
-            model, url = _at(self.model, "model")
-            return ServedModel(base_url=url, model=model, revision=self.revision, api_key_env=self.api_key_env)
-        if is_served(self.model):
-            return ServedModel(directory=str(Path(self.model).absolute()))
-        return None
+        if "@http" in model:
+            name, url = _at(model, "model")
+            return ServedModel(base_url=url, model=name, revision=revision, api_key_env=self.api_key_env)
+        return ServedModel(directory=str(Path(model).absolute())) if is_served(model) else None
 
-    def load(self) -> tuple[Graph, LoadedRecipe]:
-        """The DAG with the content of every outside file in its identities. Raises BadInput."""
-        _, loaded = self.read()
-        section, served = self.section(), self.served()
-        graph = build(loaded.recipe).standard_evaluation(section, served)
-        memory = Path(os.environ.get("RINGFLOW_HOME", ".ringflow")) / "cache"
+    def standard(self, models: Mapping[str, str | ServedModel]) -> tuple[Graph, LoadedRecipe]:
+        """The DAG of these evaluations (node -> model), with the content of every outside file in its identities.
+
+        Raises BadInput.
+        """
+        graph, loaded = self.read(read_base=False, servers=False)
+        section = self.section()
+        for model in models.values():
+            if isinstance(model, ServedModel) and model.base_url and loaded.recipe.evaluate.yarn_factor:
+                raise BadInput(
+                    "an endpoint decides on its context itself",
+                    where="evaluate.yarn_factor",
+                    remedy="Start it with YaRN, and ask with --set evaluate.yarn_factor=null",
+                )
+        graph = graph.standard_evaluations(section, models)
         uris = [place for wanted in section.benchmarks if wanted.uri for place in _places(wanted.uri)]
-        uris += [file.uri for file in section.files]
-        outside = {"benchmarks": outside_digests(uris, memory)}
-        if served is not None and served.directory:
-            outside["evaluate"] = outside_digests(files_of(served.directory), memory)
+        files = {"benchmarks": [*uris, *(file.uri for file in section.files)]}
+        for name, model in models.items():
+            if isinstance(model, ServedModel):
+                files[name] = files_of(model.directory) if model.directory else []
+            else:
+                files[name] = tokenizer_files(loaded.recipe)
+        memory = Path(os.environ.get("RINGFLOW_HOME", ".ringflow")) / "cache"
+        outside = {name: outside_digests(found, memory) for name, found in files.items() if found}
         nodes = {name: replace(node, outside=outside.get(name, {})) for name, node in graph.nodes.items()}
         return replace(graph, nodes=nodes), loaded
+
+    def _named(self) -> list[tuple[str, str, str]]:
+        return [text.partition("=") for text in self.benchmarks if text]
+
+
+class StandardRequest(BenchmarksRequest):
+    """A model on standard benchmarks."""
+
+    model_config = ConfigDict(extra="forbid", title="Evaluate a model on standard benchmarks")
+
+    model: str = Field(
+        title="Model",
+        description="models:/ring-nano@released, an artifact's URI, a Hugging Face directory, or MODEL@URL",
+        json_schema_extra=forms.position(0),
+    )
+    revision: str = Field(
+        default="",
+        title="Revision of the endpoint's model",
+        description="A new one is evaluated anew; the same one is reused",
+        json_schema_extra=forms.position(8),
+    )
+
+    def load(self) -> tuple[Graph, LoadedRecipe]:
+        """The benchmarks and one evaluation. Raises BadInput."""
+        return self.standard({"evaluate": self.served(self.model, self.revision) or "model"})
 
 
 def is_standard_name(text: str) -> bool:

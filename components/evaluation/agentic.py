@@ -9,9 +9,9 @@ are unpublished, these are ours). One attempt:
     else the best ones are handed back with the objections and mended     rounds 1 .. rounds
     out of rounds or tokens: the solution with the best mean grade is the answer
 
-A grader whose reply cannot be read has said nothing: its grade is left out, never 0. Grades steer the search; what the
-answer is worth is decided afterwards by the benchmark's own judge. It is a Sampler, so caching, resuming and reports
-are those of every other benchmark.
+A grader whose reply cannot be read has said nothing: its grade is left out, never 0; without a grade that can be read
+the first solution is the answer. Grades steer the search; what the answer is worth is decided afterwards by the
+benchmark's own judge. It is a Sampler, so caching, resuming and reports are those of every other benchmark.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from typing import Literal
 
 from components.data.schema import Message
 from components.evaluation.sampler import Draw, Drawing, Drawn, Sampler
-from components.failures import InfrastructureError
 from components.recipe.evaluation import AgenticConfig
 from components.rewards import extract
 
@@ -81,6 +80,11 @@ class Attempt:
         """-1 without a grade, so that a graded solution comes first."""
         return fmean(grade.points for grade in self.grades) if self.grades else -1.0
 
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Any solution before none."""
+        return bool(self.solution), self.mean
+
 
 class AgenticSampler:
     """Answers each request by the loop above.
@@ -88,8 +92,6 @@ class AgenticSampler:
     Args:
         solver, grader: who writes and who reads; the same model may be both.
         traces: folder for one JSON file an answer.
-    Raises (draw):
-        InfrastructureError: no solution of an attempt could be graded.
     """
 
     def __init__(self, solver: Sampler, grader: Sampler, config: AgenticConfig, traces: Path) -> None:
@@ -113,7 +115,7 @@ class AgenticSampler:
             spent += sum(attempt.tokens for attempt in fresh)
             spent += self._grade(request, problem, fresh, number, drawing)
             everything += fresh
-            best = sorted(everything, key=lambda attempt: attempt.mean, reverse=True)
+            best = sorted(everything, key=lambda attempt: attempt.rank, reverse=True)
             if best[0].mean >= FULL and not best[0].unread:
                 reason = "accepted"
                 break
@@ -124,10 +126,10 @@ class AgenticSampler:
                 MEND.format(write=write, solution=attempt.solution, objections=objections(attempt))
                 for attempt in (best * config.solvers)[: config.solvers]
             ]
-        best = max(everything, key=lambda attempt: attempt.mean)
+        if not any(attempt.grades for attempt in everything):
+            reason = f"{reason}; no grade could be read"
+        best = max(everything, key=lambda attempt: attempt.rank)
         self._keep(request, everything, reason, spent)
-        if all(attempt.mean < 0 for attempt in everything):
-            raise InfrastructureError(f"{request.request_id}: no grader's reply could be read")
         return Drawn(request.request_id, best.solution, spent, best.finish)
 
     def _write(self, request: Draw, asked: Sequence[str], number: int, drawing: Drawing) -> list[Attempt]:

@@ -23,6 +23,7 @@ from components.failures import BadInput
 from components.recipe.data import Domain
 
 Row = Mapping[str, Any]
+BoardFunction = Callable[[Sequence[Answer], Mapping[str, Path]], list[dict[str, Any]]]
 MetricFunction = Callable[[Sequence[Answer], float, Mapping[str, Path]], dict[str, Metric]]
 
 
@@ -63,10 +64,10 @@ class Benchmark:
 
     samples: answers per item. temperature, top_p, max_new_tokens: how they are drawn; max_new_tokens is cut to what the
     model's context leaves. metrics: further numbers from the answers, beside avg@k and pass@k; headline: the one the
-    benchmark is known by. judged: a judge model is needed. agentic: answered by the solver-grader loop. files: further
-    files it can use; those in `needs` it must have. keep: which records belong to it. variant: (benchmark, text after
-    the colon of its name) -> benchmark. ask: (item, sample) -> messages, where samples of one item are asked
-    differently. source: where the settings and the scoring rule come from.
+    benchmark is known by. board: rows of a table for the page. judged: a judge model is needed. agentic: answered by
+    the solver-grader loop. files: further files it can use; those in `needs` it must have. keep: which records belong
+    to it. variant: (benchmark, text after the colon of its name) -> benchmark. ask: (item, sample) -> messages, where
+    samples of one item are asked differently. source: where the settings and the scoring rule come from.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Benchmark:
     max_new_tokens: int = 32_768
     metrics: MetricFunction | None = None
     headline: str = "avg"
+    board: BoardFunction | None = None
     judged: bool = False
     agentic: bool = False
     files: tuple[str, ...] = ()

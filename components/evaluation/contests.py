@@ -120,26 +120,31 @@ def read_histogram(path: Path) -> dict[int, int]:
 
 
 def rating_metrics(answers: Sequence[Answer], confidence: float, files: Mapping[str, Path]) -> dict[str, Metric]:
-    """rating (normal interval over contests), percentile, contests. Empty without the standings.
+    """rating (normal interval over contests), percentile, contests. Empty without the standings."""
+    results = contest_results(answers, files)
+    if not results:
+        return {}
+    return summary(results, confidence, read_histogram(files["ratings"]) if "ratings" in files else None)
+
+
+def contest_results(answers: Sequence[Answer], files: Mapping[str, Path]) -> list[Result]:
+    """What answers came to in each contest of the standings; none without them.
 
     The family of an answer is its problem, such as 1971A; samples are submissions in their order.
     """
     if "standings" not in files:
-        return {}
+        return []
     tries: dict[str, dict[str, dict[int, bool]]] = defaultdict(lambda: defaultdict(dict))
     for answer in answers:
         number, letter = re.fullmatch(r"(\d+)([A-Z]\d?)", answer.family).groups()  # type: ignore[union-attr]
         if answer.value is not None:
             tries[number][letter][answer.sample] = answer.value >= 1
     contests = read_standings(files["standings"])
-    results = [
+    return [
         contest_result(contest, {k: [v[at] for at in sorted(v)] for k, v in tries[number].items()})
         for number, contest in contests.items()
         if number in tries
     ]
-    if not results:
-        return {}
-    return summary(results, confidence, read_histogram(files["ratings"]) if "ratings" in files else None)
 
 
 def summary(results: Sequence[Result], confidence: float, histogram: Mapping[int, int] | None) -> dict[str, Metric]:
@@ -160,18 +165,20 @@ def summary(results: Sequence[Result], confidence: float, histogram: Mapping[int
     return found
 
 
-def scoreboard(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """One row per contest, for pages and --json."""
+def scoreboard(answers: Sequence[Answer], files: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """One row per contest: problems solved (with the wrong submissions before), points, rank and rating there."""
     return [
         {
             "contest": result.contest.number,
-            "solved": len(result.solved),
-            "problems": len(result.contest.problems),
+            "solved": f"{len(result.solved)} of {len(result.contest.problems)}",
+            "problems": " ".join(
+                f"{letter}{f' (-{wrong})' if wrong else ''}" for letter, wrong in sorted(result.solved.items())
+            ),
             "points": result.points,
             "penalty": result.penalty,
             "rank": result.rank,
             "of": len(result.contest.standings),
             "rating": round(result.rating, 1),
         }
-        for result in results
+        for result in contest_results(answers, files)
     ]

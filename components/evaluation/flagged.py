@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
@@ -32,6 +32,11 @@ class Compared:
 def read_flagged(path: Path) -> Flagged:
     """{benchmark: {item: {"level", "decision"}}} of a decontamination.json; older ones have none."""
     return json.loads(path.read_text()).get("flagged", {})
+
+
+def read_searched(path: Path) -> frozenset[str]:
+    """The benchmarks that training data was searched for, of a decontamination.json."""
+    return frozenset(json.loads(path.read_text())["counts"].get("benchmarks", {}))
 
 
 def compare(evaluation: Evaluation, flagged: Flagged) -> dict[str, Compared]:
@@ -68,10 +73,11 @@ def write_compared(path: Path, compared: Mapping[str, Compared]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def table(compared: Mapping[str, Compared]) -> str:
-    """HTML for the evaluation's report."""
+def table(compared: Mapping[str, Compared], unsearched: Sequence[str] = ()) -> str:
+    """HTML for the evaluation's report. unsearched: benchmarks that the training data was not searched for."""
+    told = f"<p>The training data was not searched for {escape(', '.join(unsearched))}.</p>" if unsearched else ""
     if not compared:
-        return "<p>No item of these benchmarks was found in the training data.</p>"
+        return told or "<p>No item of these benchmarks was found in the training data.</p>"
     rows = "".join(
         "<tr>"
         + "".join(
@@ -88,7 +94,7 @@ def table(compared: Mapping[str, Compared]) -> str:
     )
     return (
         "<h2>Items found in the training data</h2><table><thead><tr><th>benchmark</th><th>flagged items</th>"
-        f"<th>all items %</th><th>without them %</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"<th>all items %</th><th>without them %</th></tr></thead><tbody>{rows}</tbody></table>{told}"
     )
 
 

@@ -8,17 +8,42 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+from components.evaluation.benchmark import find, is_standard
+from components.evaluation.scores import own_files
 from components.evaluation.types import Answer, Evaluation, Score
 
 MAX_ANSWERS = 4000
 MAX_TEXT = 20_000
 
 
-def write_report(evaluation: Evaluation, path: Path, title: str, flagged: str = "") -> Path:
-    """Writes the page. title: what was evaluated, e.g. the stage's name; flagged: HTML shown below the scores."""
+def boards(evaluation: Evaluation, files: Mapping[str, Path]) -> str:
+    """HTML of the tables that some benchmarks have beside their scores (the scoreboard of contests).
+
+    files: `benchmark.file` -> path.
+    """
+    found = ""
+    for name in evaluation.benchmarks:
+        board = find(name).board if is_standard(name) else None
+        answers = [answer for answer in evaluation.answers if answer.benchmark == name]
+        rows = board(answers, own_files(files, name)) if board is not None else []
+        if rows:
+            header = "".join(f"<th>{escape(key)}</th>" for key in rows[0])
+            body = "".join(
+                "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row.values()) + "</tr>" for row in rows
+            )
+            found += (
+                f"<h2>Scoreboard of {escape(name)}</h2>"
+                f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+            )
+    return found
+
+
+def write_report(evaluation: Evaluation, path: Path, title: str, more: str = "") -> Path:
+    """Writes the page. title: what was evaluated, e.g. the stage's name; more: HTML shown below the scores."""
     data = json.dumps(_items(evaluation.answers), ensure_ascii=False).replace("<", "\\u003c")
     rows = "".join(
         _row(name, score) for name, score in {**evaluation.benchmarks, "overall": evaluation.overall}.items()
@@ -38,7 +63,7 @@ def write_report(evaluation: Evaluation, path: Path, title: str, flagged: str = 
         .replace("@CONFIDENCE@", f"{100 * evaluation.overall.avg.confidence:g}")
         .replace("@SCORES@", rows)
         .replace("@FURTHER@", FURTHER.replace("@ROWS@", further) if further else "")
-        .replace("@FLAGGED@", flagged)
+        .replace("@MORE@", more)
         .replace("@SETTINGS@", settings)
         .replace("@DATA@", data)
     )
@@ -128,7 +153,7 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.
 <th>judge failed</th><th>errors</th><th>tokens</th></tr></thead>
 <tbody>@SCORES@</tbody></table>
 @FURTHER@
-@FLAGGED@
+@MORE@
 <details><summary>Settings</summary><table>@SETTINGS@</table></details>
 <h2>Items</h2>
 <div id="filters"><select id="benchmark" aria-label="benchmark"></select>

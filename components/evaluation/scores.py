@@ -83,11 +83,15 @@ def further_metrics(
     found = {}
     for name, answers in benchmarks.items():
         function = metrics_of(name)
-        own = {key.partition(".")[2]: path for key, path in files.items() if key.partition(".")[0] == name}
-        values = function(answers, confidence, own) if function is not None else {}
+        values = function(answers, confidence, own_files(files, name)) if function is not None else {}
         if values:
             found[name] = values
     return found
+
+
+def own_files(files: Mapping[str, Path], benchmark: str) -> dict[str, Path]:
+    """`file` -> path of one benchmark, from `benchmark.file` -> path of all."""
+    return {key.partition(".")[2]: path for key, path in files.items() if key.partition(".")[0] == benchmark}
 
 
 def load_evaluation(directory: Path) -> Evaluation:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from components.failures import BadInput, DeadlineExceeded, InfrastructureError
 
@@ -30,6 +30,7 @@ class ServeOptions:
     """host stays on loopback by default: the server has no authentication unless `api_key_env` names a variable.
 
     dtype: `auto` is the one the release is stored in. max_model_len: the model's own when absent.
+    yarn_factor: YaRN over the model's own context.
     kv_cache_gib, threads: CPU hosts only. tensor_parallel: devices (GPU) the weights are split over.
     """
 
@@ -44,6 +45,7 @@ class ServeOptions:
     tensor_parallel: int = 1
     device: Literal["cpu", "cuda"] = "cpu"
     api_key_env: str | None = None
+    yarn_factor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def serve_command(model: str | Path, options: ServeOptions) -> tuple[list[str], 
     arguments += ["--reasoning-parser", "qwen3", "--generation-config", str(directory), "--no-enable-log-requests"]
     if options.max_model_len is not None:
         arguments += ["--max-model-len", str(options.max_model_len)]
+    if options.yarn_factor is not None:
+        arguments += ["--hf-overrides", json.dumps(stretched(directory / "config.json", options.yarn_factor))]
     if options.tensor_parallel > 1:
         arguments += ["--tensor-parallel-size", str(options.tensor_parallel)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
@@ -118,6 +122,21 @@ def served_name(directory: Path, options: ServeOptions) -> str:
     return str(
         config.get("ringflow_release") or (directory.parent.name if directory.name == "model" else directory.name)
     )
+
+
+def stretched(path: Path, factor: float) -> dict[str, Any]:
+    """What YaRN changes in a config.json: `factor` times the context. Raises BadInput when it is stretched already."""
+    config = json.loads(path.read_text())
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if (rope.get("rope_type") or rope.get("type") or "default") != "default":
+        raise BadInput(
+            f"the model's rotary embedding is {rope.get('rope_type') or rope.get('type')} already", where=str(path)
+        )
+    length = int(config["max_position_embeddings"])
+    rope = {key: value for key, value in rope.items() if key != "type"}
+    rope.setdefault("rope_theta", config.get("rope_theta", 10_000.0))
+    rope |= {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
+    return {"rope_parameters": rope, "max_position_embeddings": int(length * factor)}
 
 
 def stored_dtype(directory: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,22 +13,34 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="models:/name@alias, models:/name/version, artifact URI or directory.")
 ]
 
+RecipeOption = Annotated[str, typer.Option("--recipe", help="Whose benchmarks and settings to use.")]
+BenchmarkOption = Annotated[
+    list[str] | None,
+    typer.Option("--benchmark", "-b", help="aime25, aime25=FILE, or one of the recipe's sets; repeatable."),
+]
+FileOption = Annotated[
+    list[str] | None,
+    typer.Option("--file", help="Further file of a benchmark: codeforces.standings=FILE; repeatable."),
+]
+JudgeOption = Annotated[str, typer.Option("--judge", metavar="MODEL@URL", help="Who decides judged benchmarks.")]
+SamplesOption = Annotated[int | None, typer.Option("--samples", min=1, help="Answers per item, of every benchmark.")]
+ItemsOption = Annotated[int | None, typer.Option("--items", min=1, help="Only the first items of every benchmark.")]
+LengthOption = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c")]
+
 
 def register(app: typer.Typer) -> None:
     @app.command()
     def evaluate(
         model: ModelArgument,
-        recipe: Annotated[str, typer.Option("--recipe", help="Whose benchmarks and settings to use.")] = "nano",
-        benchmark: Annotated[
-            list[str] | None,
-            typer.Option("--benchmark", "-b", help="aime25, aime25=FILE, or one of the recipe's sets; repeatable."),
-        ] = None,
-        file: Annotated[
-            list[str] | None,
-            typer.Option("--file", help="Further file of a benchmark: codeforces.standings=FILE; repeatable."),
-        ] = None,
-        judge: Annotated[str, typer.Option("--judge", metavar="MODEL@URL", help="Who decides judged benchmarks.")] = "",
-        set_: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c")] = None,
+        recipe: RecipeOption = "nano",
+        benchmark: BenchmarkOption = None,
+        file: FileOption = None,
+        judge: JudgeOption = "",
+        samples: SamplesOption = None,
+        items: ItemsOption = None,
+        max_new_tokens: LengthOption = None,
+        set_: SetOption = None,
         json_: JsonOption = False,
     ) -> None:
         """Evaluate a model: on a recipe's own held-out sets, or on standard benchmarks. A known result is reused.
@@ -36,27 +48,22 @@ def register(app: typer.Typer) -> None:
         MODEL is a registered model or a checkpoint; with standard benchmarks also a Hugging Face directory, or
         MODEL@URL of an OpenAI-compatible endpoint. `ringflow benchmarks` lists the standard ones.
         """
-        names = [name for text in benchmark or () for name in text.split(",")]
+        names = _split(benchmark)
         from flows.standard_request import StandardRequest, is_served, is_standard_name
 
         if is_served(model) or any(is_standard_name(name) for name in names):
-            asked = StandardRequest(
-                model=model,
-                benchmarks=names,
-                files=file or [],
-                judge=judge,
-                overrides=set_ or [],
-                **_recipe_of(recipe),
-            )
+            asked = StandardRequest(model=model, **_standard(names, file, judge, samples, items, max_new_tokens),
+                                    overrides=set_ or [], **_recipe_of(recipe))  # fmt: skip
             _evaluate_standard(asked, json_)
             return
         from flows.cli import stack
         from flows.cli.run import quiet_prefect, run_request
-        from flows.request import EvaluateRequest, load_graph, named
+        from flows.request import EvaluateRequest, load_graph
 
         # before the model, so that a wrong recipe is told as one
-        load_graph(recipe, set_ or (), read_base=False, servers=False)
-        request = EvaluateRequest(model=model, overrides=set_ or [], **named(recipe))
+        overrides = [*(set_ or ()), *_own_sets(samples, items, max_new_tokens)]
+        load_graph(recipe, overrides, read_base=False, servers=False)
+        request = EvaluateRequest(model=model, overrides=overrides, **_recipe_of(recipe))
         home = stack.ensure()
         graph, _ = request.load()
         quiet_prefect(home)
@@ -71,43 +78,32 @@ def register(app: typer.Typer) -> None:
     def compare(
         before: ModelArgument,
         after: ModelArgument,
-        recipe: Annotated[str, typer.Option("--recipe", help="Whose benchmarks and settings to use.")] = "nano",
-        set_: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c")] = None,
+        recipe: RecipeOption = "nano",
+        benchmark: BenchmarkOption = None,
+        file: FileOption = None,
+        judge: JudgeOption = "",
+        samples: SamplesOption = None,
+        items: ItemsOption = None,
+        max_new_tokens: LengthOption = None,
+        set_: SetOption = None,
         json_: JsonOption = False,
     ) -> None:
-        """Compare two models item by item on a recipe's held-out sets; exit code 1 when AFTER is surely worse."""
-        from flows.board import PlainBoard
-        from flows.cli import stack
-        from flows.cli.output import print_json, print_table
-        from flows.cli.run import quiet_prefect
+        """Compare two models item by item; exit code 1 when AFTER is surely worse on any benchmark.
 
-        home = stack.ensure()
-        from flows.compare_flow import HEADER, CompareRequest, compare_artifacts, compare_models
+        On a recipe's held-out sets, or on standard benchmarks (-b). Two evaluations that exist already
+        (evaluate-sft, evaluate-rlhf, or their URIs) are compared as they are.
+        """
+        from flows.cli.compare import run_comparison
+        from flows.compare_request import CompareRequest
 
-        request = CompareRequest(before=before, after=after, overrides=set_ or [], **_recipe_of(recipe))
-        graph, _ = request.load()
-        quiet_prefect(home)
-        from components.artifacts.store import Store
-        from flows.execute import run_here
-
-        result = run_here(compare_models, request, PlainBoard(list(graph.nodes)))
-        refs = {stage.node: stage.ref for stage in result.stages}
-        missing = [stage for stage in result.stages if stage.ref is None]
-        if missing:
-            print(f"ringflow: {missing[0].node}: {missing[0].error}", file=sys.stderr)
-            raise typer.Exit(1)
-        found, page = compare_artifacts(
-            {before: refs["evaluate-before"], after: refs["evaluate-after"]}, Store.open(cache=home / "cache")
-        )
-        rows = found.table()
-        if json_:
-            table = [dict(zip(HEADER, row, strict=True)) for row in rows]
-            print_json({"before": before, "after": after, "worse": found.worse, "rows": table, "page": str(page)})
-        else:
-            print_table(HEADER, rows, right=HEADER[1:-1])
-            print(f"\n{page}")
-        if found.worse:
-            raise typer.Exit(1)
+        names = _split(benchmark)
+        overrides = list(set_ or ())
+        if not names:
+            overrides += _own_sets(samples, items, max_new_tokens)
+            samples = items = max_new_tokens = None
+        request = CompareRequest(before=before, after=after, **_recipe_of(recipe), overrides=overrides,
+                                 **_standard(names, file, judge, samples, items, max_new_tokens))  # fmt: skip
+        run_comparison(request, json_)
 
     @app.command()
     def serve(
@@ -171,6 +167,22 @@ def register(app: typer.Typer) -> None:
         print("starting the server ...", file=sys.stderr)
         with start(directory, ServeOptions(port=port, device=_device(device))) as server:
             talk(server.base_url)
+
+
+def _split(benchmarks: list[str] | None) -> list[str]:
+    return [name for text in benchmarks or () for name in text.split(",")]
+
+
+def _standard(names, file, judge, samples, items, max_new_tokens) -> dict[str, Any]:
+    """The fields of flows.standard_request.BenchmarksRequest."""
+    short = {"samples": samples, "items": items, "max_new_tokens": max_new_tokens}
+    return {"benchmarks": names, "files": file or [], "judge": judge, **short}
+
+
+def _own_sets(samples: int | None, items: int | None, max_new_tokens: int | None) -> list[str]:
+    """The same options for a recipe's own sets, as overrides."""
+    short = {"samples": samples, "items": items, "max_new_tokens": max_new_tokens}
+    return [f"evaluate.{name}={value}" for name, value in short.items() if value is not None]
 
 
 def _recipe_of(recipe: str) -> dict[str, str]:

@@ -88,23 +88,30 @@ def register(app: typer.Typer) -> None:
 
 def run_request(flow: str, request, nodes: list[str], json_: bool, benchmarks=None) -> None:
     """Runs a flow (flows.again) in this process with a board, and prints what it came to."""
+    result = run_on_board(flow, request, nodes)
+    from components.artifacts.process import boot_seconds, process_began
+    from flows.cli.summary import print_result
+
+    print_result(result, boot_seconds() - process_began(), json_, benchmarks)
+    if not result.succeeded:
+        raise typer.Exit(130 if result.cancelled else 1)
+
+
+def run_on_board(flow: str, request, nodes: list[str]):
+    """The RunResult of a flow (flows.again), run in this process and shown while it runs."""
     from contextlib import nullcontext
 
     from flows.lean import import_prefect
 
     import_prefect()
-    from components.artifacts.process import boot_seconds, process_began
+    from components.artifacts.process import process_began
     from flows.again import flow_of
     from flows.board import LiveBoard, PlainBoard
-    from flows.cli.summary import print_result
     from flows.execute import run_here
 
     board = LiveBoard(nodes) if sys.stderr.isatty() else PlainBoard(nodes)
     with board if isinstance(board, LiveBoard) else nullcontext():
-        result = run_here(flow_of(flow), request, board, process_began())
-    print_result(result, boot_seconds() - process_began(), json_, benchmarks)
-    if not result.succeeded:
-        raise typer.Exit(130 if result.cancelled else 1)
+        return run_here(flow_of(flow), request, board, process_began())
 
 
 def _request(recipe, overrides, start_at, only, force, seed):

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from components.artifacts.context import StageContext, StageResult
 from components.artifacts.ref import ArtifactRef
 from components.data.jsonl import read_benchmarks
-from components.evaluation.flagged import Compared, compare, read_flagged, table, write_compared
+from components.evaluation.flagged import Compared, compare, read_flagged, read_searched, table, write_compared
 from components.evaluation.grading import open_grading
-from components.evaluation.report import write_report
+from components.evaluation.report import boards, write_report
 from components.evaluation.runner import evaluate
 from components.evaluation.sampler import codec_for
 from components.evaluation.types import Evaluation
@@ -54,11 +54,14 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     evaluation.write(context.output)
     keep_files(files, context.output)
     compared: dict[str, Compared] = {}
+    shown = boards(evaluation, files)
     if "contamination" in inputs:
-        compared = compare(evaluation, read_flagged(context.fetch(inputs["contamination"], COUNTS)))
+        counts = context.fetch(inputs["contamination"], COUNTS)
+        compared = compare(evaluation, read_flagged(counts))
         write_compared(context.output / "flagged.json", compared)
-    shown = table(compared) if "contamination" in inputs else ""
-    title = f"{inputs['model'].stage} on held-out benchmarks"
+        searched = read_searched(counts)
+        shown += table(compared, [name for name in evaluation.benchmarks if name not in searched])
+    title = f"{inputs['model'].stage} on {'standard' if standard else 'held-out'} benchmarks"
     page = write_report(evaluation, context.output / "report.html", title, shown)
     context.attach(page, "evaluation.html")
     context.metrics(metrics(evaluation), step=0)

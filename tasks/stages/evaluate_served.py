@@ -12,7 +12,7 @@ from components.artifacts.ref import ArtifactRef
 from components.data.jsonl import read_benchmarks
 from components.evaluation.endpoint import Endpoint, EndpointSampler
 from components.evaluation.grading import open_grading
-from components.evaluation.report import write_report
+from components.evaluation.report import boards, write_report
 from components.evaluation.runner import TRACES, run_suites
 from components.evaluation.suite import suites_of, with_agents
 from components.recipe.evaluation import ServedEvaluationConfig
@@ -40,7 +40,7 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     evaluation.write(context.output)
     keep_files(files, context.output)
     name = section.served.directory or f"{section.served.model} at {section.served.base_url}"
-    page = write_report(evaluation, context.output / "report.html", name)
+    page = write_report(evaluation, context.output / "report.html", name, boards(evaluation, files))
     context.attach(page, "evaluation.html")
     context.metrics(metrics(evaluation), step=0)
     return StageResult(summary=summary(evaluation))
@@ -61,6 +61,7 @@ def _endpoint(section: ServedEvaluationConfig, context: StageContext, held: Exit
         threads=execution.threads * execution.engines,
         max_num_seqs=execution.max_num_seqs,
         tensor_parallel=execution.engine_tensor_parallel,
+        yarn_factor=section.evaluation.yarn_factor,
     )
     log = context.scratch / "server.log"
     server = held.enter_context(start(Path(served.directory), options, log=log, deadline_s=execution.start_deadline_s))

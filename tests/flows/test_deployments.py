@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from flows import prefect_api
-from flows.compare_flow import CompareRequest
+from flows.compare_request import CompareRequest
 from flows.forms import stage_names
 from flows.request import (
     RECIPES,
@@ -22,6 +22,7 @@ from flows.request import (
     RunRequest,
     StageRequest,
 )
+from flows.standard_request import StandardRequest
 
 ROOT = Path(__file__).parents[2]
 PREFECT_YAML = ROOT / "prefect.yaml"
@@ -29,6 +30,7 @@ REQUESTS = {
     "recipe": RunRequest,
     "stage": StageRequest,
     "evaluate": EvaluateRequest,
+    "evaluate-standard": StandardRequest,
     "compare": CompareRequest,
     "refresh": RefreshRequest,
     "housekeeping": HousekeepingRequest,
@@ -74,6 +76,7 @@ def test_clocks_are_on_or_off_by_choice(config: dict) -> None:
         "recipe": [],
         "stage": [],
         "evaluate": [("0 3 * * *", False)],
+        "evaluate-standard": [],
         "compare": [("30 3 * * *", False)],
         "refresh": [],
         "housekeeping": [("30 4 * * *", True)],

@@ -93,6 +93,8 @@ def test_what_is_wrong_is_told_without_servers(records: Path) -> None:
         ({"benchmarks": []}, "no benchmark is named"),
         ({"files": ["standings=x"]}, "BENCHMARK.FILE=PATH"),
         ({"judge": "gpt"}, "not MODEL@URL"),
+        ({"files": [f"codeforces.standings={records}"]}, "codeforces is not among the benchmarks"),
+        ({"overrides": ["evaluate.settings=[{benchmark: aime2}]"]}, "no benchmark 'aime2'"),
     ):
         with pytest.raises(BadInput, match=problem):
             request(**fields).check()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from components.data.schema import Verifier
 from components.evaluation.benchmark import Benchmark, Question, Row, text
 from components.evaluation.benchmarks.programs import codeforces
-from components.evaluation.contests import rating_metrics
+from components.evaluation.contests import rating_metrics, scoreboard
 from components.evaluation.judged import proof
 
 REPORT = "arXiv 2510.18855 section 5"
@@ -48,6 +48,7 @@ BENCHMARKS = (
         top_p=0.95,
         max_new_tokens=65_536,
         metrics=rating_metrics,
+        board=scoreboard,
         files=("standings",),
     ),
 )

@@ -19,7 +19,7 @@ from typing import Any
 
 from components.data.schema import Verifier
 from components.evaluation.benchmark import Benchmark, Hub, Question, RecordProblem, Row, text
-from components.evaluation.contests import rating_metrics
+from components.evaluation.contests import rating_metrics, scoreboard
 
 PYTHON = "Write the whole solution in Python, with its imports, in one code block at the end of your answer."
 CPP = (
@@ -187,6 +187,7 @@ BENCHMARKS = (
         max_new_tokens=131_072 - 16_384,
         source="arXiv 2510.18855 section 5; arXiv 2501.01257",
         metrics=rating_metrics,
+        board=scoreboard,
         files=("standings", "ratings"),
     ),
 )

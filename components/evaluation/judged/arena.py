@@ -3,8 +3,12 @@
 Score, interval and style control follow arena-hard-auto's show_result.py: every verdict becomes one value (1, 0.5 or 0
 for the model), three equal ones when it is strong; the win rate is their mean. Style control (Li et al. 2024) fits a
 Bradley-Terry model with the differences in length and Markdown as features and reads the win rate at no difference.
-Intervals resample prompts, not verdicts: the verdicts of one prompt are not independent. The judge's instruction is in
-our words; scores compare with the leaderboard only under the same judge and, strictly, its own prompt (file `prompt`).
+Length is
+counted in words here and in tokens of one vendor's tokenizer there, whose table is no file of ours: the feature is a
+relative difference, so only answers of unlike make (code against prose) change it, and the controlled rate compares
+with the leaderboard's nearly, not exactly. Intervals resample prompts, not verdicts: the verdicts of one prompt are not
+independent. The judge's instruction is in our words; scores compare with the leaderboard only under the same judge and,
+strictly, its own prompt (file `prompt`).
 """
 
 from __future__ import annotations

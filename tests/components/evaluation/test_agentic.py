@@ -13,7 +13,6 @@ from components.evaluation.benchmark import find
 from components.evaluation.benchmark_data import read_benchmark
 from components.evaluation.judged import proof
 from components.evaluation.sampler import Draw, Drawing, Drawn
-from components.failures import InfrastructureError
 from components.recipe.evaluation import AgenticConfig
 from tests.components.evaluation.answers import answer
 
@@ -83,8 +82,17 @@ def test_a_grader_that_cannot_be_read_is_no_zero(tmp_path: Path) -> None:
     trace = json.loads(next(tmp_path.glob("*.json")).read_text())
     assert [(len(a["grades"]), a["unread"]) for a in trace["attempts"]] == [(1, 1), (0, 2)]
     silent = AgenticSampler(Talk(lambda text: "try"), Talk(lambda text: "mumble"), config, tmp_path)
-    with pytest.raises(InfrastructureError, match="no grader's reply could be read"):
-        silent.draw([request()], DRAWING)
+    (drawn,) = silent.draw([request()], DRAWING)
+    assert drawn.text == "try"
+    trace = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert trace["ended_by"] == "rounds; no grade could be read"
+
+
+def test_an_ungraded_solution_comes_before_an_empty_one(tmp_path: Path) -> None:
+    written = iter(["", "try"])
+    config = AgenticConfig(solvers=2, graders=1, rounds=0)
+    sampler = AgenticSampler(Talk(lambda text: next(written)), Talk(lambda text: "mumble"), config, tmp_path)
+    assert sampler.draw([request()], DRAWING)[0].text == "try"
 
 
 def test_grades_are_read_from_the_end_and_within_range() -> None:

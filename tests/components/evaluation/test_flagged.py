@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from components.evaluation.flagged import compare, read_flagged, table, write_compared
+from components.evaluation.flagged import compare, read_flagged, read_searched, table, write_compared
 from components.evaluation.scores import summarise
 from components.evaluation.types import Answer
 
@@ -44,6 +44,7 @@ def test_flagged_items_are_left_out_of_their_benchmark_and_of_all():
 def test_nothing_flagged_and_nothing_left(tmp_path):
     assert compare(evaluation(), {}) == {}
     assert "No item" in table({})
+    assert table({}, ["gsm8k"]) == "<p>The training data was not searched for gsm8k.</p>"
     everything = {"codes": {str(n): {"level": "exact", "decision": "removed"} for n in range(2)}}
     compared = compare(evaluation(), everything)
     assert compared["codes"].without is None
@@ -55,3 +56,4 @@ def test_nothing_flagged_and_nothing_left(tmp_path):
 def test_older_artifacts_flag_nothing(tmp_path):
     (tmp_path / "decontamination.json").write_text('{"counts": {}}')
     assert read_flagged(tmp_path / "decontamination.json") == {}
+    assert read_searched(tmp_path / "decontamination.json") == frozenset()
