@@ -60,6 +60,8 @@ def _lengths(recipe: Recipe, spec: LingSpec) -> None:
     answers = {f"rlvr.{i}.rollout.max_new_tokens": p.rollout.max_new_tokens for i, p in enumerate(recipe.rlvr)}
     answers["rlhf.rollout.max_new_tokens"] = recipe.rlhf.rollout.max_new_tokens
     stretched = extended(spec, recipe.evaluate.yarn_factor).max_position_embeddings
+    if recipe.select is not None:
+        answers["select.max_new_tokens"] = recipe.select.max_new_tokens
     for key, length in rows.items():
         if length > context:
             raise _too_long(key, length, context)

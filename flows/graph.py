@@ -2,8 +2,9 @@
 
     corpus -> decontaminate -> base -> sft -> rlvr-1 -> rlvr-2 ... -> rlhf -> release
                                         \\-> reward-model --------------/
-    with the optional stages `mix` after decontaminate (all training reads its splits) and `pass-rate` after sft (RLVR
-    and RLHF read its prompts), and evaluate-X after every checkpoint X, all of them inputs of the release.
+    with the optional stages `mix` after decontaminate (all training reads its splits), `select` after sft (another of
+    its candidates) and `pass-rate` after that (RLVR and RLHF read its prompts), and evaluate-X after every checkpoint
+    X, all of them inputs of the release.
 
 The order of the nodes is an order in which they can run one after another: an evaluation comes right after its model,
 so that a run that stops early has still said how good the last model was.
@@ -150,14 +151,17 @@ def build(recipe: Recipe) -> Graph:
     evaluate(last)
     last = add("sft", "sft", recipe.sft, {"model": last} | data)
     evaluate(last)
-    prompts = data
+    if recipe.select is not None:
+        last = add("select", "select", recipe.select, {"model": last} | data)
+        evaluate(last)
+    tuned, prompts = last, data
     if recipe.pass_rate is not None:
         prompts = {"data": add("pass-rate", "pass-rate", recipe.pass_rate, {"model": last} | data)}
     for number, phase in enumerate(recipe.rlvr, start=1):
         name = f"rlvr-{number}"
         last = add(name, "rlvr", phase, {"model": last} | prompts, name, key=f"rlvr.{number - 1}")
         evaluate(last)
-    reward = add("reward-model", "reward-model", recipe.reward_model, {"model": "sft"} | data)
+    reward = add("reward-model", "reward-model", recipe.reward_model, {"model": tuned} | data)
     last = add("rlhf", "rlhf", recipe.rlhf, {"model": last, "reward": reward} | prompts)
     evaluate(last)
     scores = {name: name for name, node in nodes.items() if node.stage.type == "evaluate"}

@@ -56,6 +56,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("pass-rate", 1, {"model": "checkpoint", "data": "clean-corpus"}, "clean-corpus"),
         Stage("base", 1, {"data": "clean-corpus"}, "checkpoint"),
         Stage("sft", 1, {"model": "checkpoint", "data": "clean-corpus"}, "checkpoint"),
+        Stage("select", 1, {"model": "checkpoint", "data": "clean-corpus"}, "checkpoint"),
         Stage("rlvr", 1, {"model": "checkpoint", "data": "clean-corpus"}, "checkpoint"),
         Stage("reward-model", 1, {"model": "checkpoint", "data": "clean-corpus"}, "reward-model"),
         Stage("rlhf", 1, {"model": "checkpoint", "reward": "reward-model", "data": "clean-corpus"}, "checkpoint"),

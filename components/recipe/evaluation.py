@@ -1,4 +1,4 @@
-"""Recipe sections for `evaluate` and `release`."""
+"""Recipe sections for `evaluate`, `select` and `release`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from components.recipe.base import StrictModel
+from components.recipe.data import Domain
 
 
 class BenchmarkSettings(StrictModel):
@@ -56,6 +57,24 @@ class EvaluationConfig(StrictModel):
     def for_base(self) -> EvaluationConfig:
         """The settings the base model is evaluated with."""
         return self if self.base_samples is None else self.model_copy(update={"samples": self.base_samples})
+
+
+class SelectConfig(StrictModel):
+    """The optional stage that chooses among SFT's candidates by their answers to RL prompts, not by their entropy.
+
+    Each look asks every candidate that is still in for `batch` more prompts; whoever is surely behind leaves.
+    """
+
+    items: int = Field(default=256, ge=1, description="RL prompts at most")
+    batch: int = Field(default=32, ge=1, description="Prompts between two looks")
+    samples: int = Field(default=4, ge=1, description="Answers per prompt")
+    domains: tuple[Domain, ...] = Field(default=("math", "code", "logic", "science"), min_length=1)
+    alpha: float = Field(default=0.05, gt=0, lt=1, description="Chance of throwing out the best one, over all looks")
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: int = Field(ge=1)
+    engine_dtype: Literal["float32", "bfloat16"] = "float32"
+    reward_timeout_s: float = Field(default=10.0, gt=0)
 
 
 class StandardBenchmark(StrictModel):

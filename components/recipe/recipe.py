@@ -11,7 +11,7 @@ from pydantic import Field
 
 from components.recipe.base import StrictModel
 from components.recipe.data import CorpusConfig, DecontaminateConfig
-from components.recipe.evaluation import EvaluationConfig, ReleaseConfig
+from components.recipe.evaluation import EvaluationConfig, ReleaseConfig, SelectConfig
 from components.recipe.execution import ExecutionConfig
 from components.recipe.mix import MixConfig, PassRateConfig
 from components.recipe.model import ModelConfig
@@ -29,6 +29,7 @@ class Recipe(StrictModel):
     mix: MixConfig | None = None
     base: PretrainConfig | ImportConfig = Field(discriminator="kind")
     sft: SftConfig
+    select: SelectConfig | None = None
     pass_rate: PassRateConfig | None = None
     rlvr: tuple[RlPhase, ...] = Field(min_length=1)
     reward_model: RewardModelConfig

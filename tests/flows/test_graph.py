@@ -68,6 +68,14 @@ def test_selection(graph) -> None:
         graph.selection("stf", ())
 
 
+def test_a_selection_stands_between_sft_and_all_that_follows_and_changes_nothing_else(graph) -> None:
+    chosen = build(load_recipe("nano", ["select={max_new_tokens: 64}"], RECIPES))
+    assert list(chosen.nodes)[5:8] == ["evaluate-sft", "select", "evaluate-select"]
+    assert [chosen.nodes[name].inputs["model"] for name in ("rlvr-1", "reward-model")] == ["select", "select"]
+    assert chosen.nodes["sft"].identity({}) == graph.nodes["sft"].identity({})
+    assert "select" not in graph.nodes
+
+
 def test_picture_has_every_node_and_edge(graph) -> None:
     text = mermaid(graph)
     assert text.count("-->") == sum(len(set(node.inputs.values())) for node in graph.nodes.values())
@@ -79,6 +87,7 @@ def test_picture_has_every_node_and_edge(graph) -> None:
         ("model.max_position=64", "do not fit the model's context of 64"),
         ("evaluate.max_new_tokens=100000", "evaluate.max_new_tokens"),
         ("sft.entropy_low=0.9", "sft.entropy_low"),
+        ("select={max_new_tokens: 100000}", "select.max_new_tokens"),
         ("rlvr.1.name=math-logic", "rlvr.1.name"),
         ("execution.expert_parallel=3", "execution.expert_parallel"),
         ("execution.tensor_parallel=4", "2 execution.learners cannot be divided"),
@@ -88,6 +97,13 @@ def test_numbers_that_contradict_each_other_are_refused(override: str, complaint
     overrides = [override] if override.startswith("rlvr") is False else ["rlvr.0.name=math-logic", override]
     with pytest.raises(BadInput, match=complaint):
         check_contracts(load_recipe("nano", overrides, RECIPES))
+
+
+def test_yarn_makes_room_for_longer_answers() -> None:
+    longer = ["evaluate.max_new_tokens=700"]
+    with pytest.raises(BadInput, match=r"evaluate\.max_new_tokens"):
+        check_contracts(load_recipe("nano", longer, RECIPES))
+    check_contracts(load_recipe("nano", [*longer, "evaluate.yarn_factor=2.0"], RECIPES))
 
 
 def test_async_rollouts_are_refused_where_only_one_side_works_at_a_time() -> None:

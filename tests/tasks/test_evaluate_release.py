@@ -1,4 +1,4 @@
-"""Stages `evaluate` and `release` on real parts: vLLM engines, a megatron learner, a fresh engine on the release."""
+"""Stages `select`, `evaluate` and `release` on real parts: vLLM engines, a megatron learner, a fresh engine at last."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import pytest
 from components.artifacts.local import LocalContext
 from components.cluster.warm import release_all
 from components.data.jsonl import write_corpus
+from components.data.schema import RlRecord
 from components.evaluation.scores import load_evaluation
 from components.failures import Diverged
 from components.model.tokenizer import load_tokenizer
-from components.recipe.evaluation import EvaluationConfig, ReleaseConfig
+from components.recipe.evaluation import EvaluationConfig, ReleaseConfig, SelectConfig
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.release.serve import model_directory
 from tasks.stage import StageConfig
 from tasks.stages.evaluate import run as evaluate
 from tasks.stages.release import run as release
+from tasks.stages.select import run as select
 from tests.components.evaluation.fakes import item
 from tests.components.release.random_model import write_random_model
 
@@ -47,6 +49,27 @@ def artifacts(tmp_path_factory):
         made[name] = context.ref(kind)
     yield root, made
     release_all()
+
+
+def test_a_candidate_is_selected(artifacts, tmp_path):
+    """Random models answer nothing rightly: all prompts are asked, nobody leaves, and the longest trained is taken."""
+    sft = LocalContext(tmp_path / "sft", "sft", execution=EXECUTION, quiet=True)
+    for step in (10, 20):
+        write_random_model(sft.output / "candidates" / str(step), seed=step)
+    prompts = [RlRecord(**item(n).model_dump(exclude={"benchmark"})) for n in range(8)]
+    data = LocalContext(tmp_path / "data", "decontaminate", execution=EXECUTION, quiet=True)
+    write_corpus(data.output, {"rl": prompts}, {})
+    context = LocalContext(tmp_path / "select", "select", 7, EXECUTION, quiet=True)
+    config = SelectConfig(items=6, batch=3, samples=2, max_new_tokens=8)
+    inputs = {"model": sft.ref("checkpoint"), "data": data.ref("clean-corpus")}
+    result = select(context, inputs, StageConfig(config, MODEL))
+    assert (result.summary["chosen_step"], result.summary["asked"], result.summary["of"]) == (20, 12, 12)
+    assert "cannot tell apart" in result.summary["selection"]
+    chosen, kept = (path / "model.safetensors" for path in (context.output / "model", sft.output / "candidates" / "20"))
+    assert chosen.read_bytes() == kept.read_bytes()
+    told = json.loads((context.output / "selection.json").read_text())
+    assert [look["items"] for look in told["looks"]] == [3, 6]
+    assert context.series("select/20") == [(3, 0.0), (6, 0.0)]
 
 
 def test_evaluated_and_released(artifacts, tmp_path):
