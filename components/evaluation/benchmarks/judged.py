@@ -2,7 +2,8 @@
 
 Their rules are in components.evaluation.judged. HealthBench brings its rubrics with the items; Arena-Hard needs the
 baseline's answers (o3-mini-2025-01-31 for hard prompts, gemini-2.0-flash-001 for creative ones, as published), Creative
-Writing its criteria and its judging prompt, as files: no licence lets us ship them.
+Writing its criteria and its judging prompt, as files: no licence lets us ship them. With pieces of rated models and the
+pairwise prompt it has an Elo too.
 """
 
 from __future__ import annotations
@@ -45,9 +46,15 @@ def creative_writing(row: Row) -> Question:
     if "<SEED>" in prompt and not seeds:
         raise RecordProblem("seed_modifiers", "the prompt has a <SEED> and there is none")
     first = prompt.replace("<SEED>", str(seeds[0]) if seeds else "").strip()
-    reference = {"rule": "creative", "seeds": [str(seed) for seed in seeds], "template": prompt}
+    name = text(row, "prompt_id")
+    reference = {
+        "rule": "creative",
+        "seeds": [str(seed) for seed in seeds],
+        "template": prompt,
+        "prompt_id": name,
+    }
     verifier = Verifier(kind="judged", reference=reference)
-    return Question(text(row, "prompt_id"), first, verifier, str(row.get("category") or ""))
+    return Question(name, first, verifier, str(row.get("category") or ""))
 
 
 BENCHMARKS = (
@@ -83,7 +90,7 @@ BENCHMARKS = (
         read=creative_writing,
         source="EQ-bench/creative-writing-bench",
         judged=True,
-        files=("criteria", "negative", "prompt"),
+        files=("criteria", "negative", "prompt", "rivals", "pairwise"),
         needs=("criteria", "prompt"),
         metrics=creative.metrics,
         ask=creative.seeded,

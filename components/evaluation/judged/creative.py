@@ -13,9 +13,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.data.schema import BenchmarkItem, Message
+from components.evaluation.judged import duels
 from components.evaluation.statistics import mean_interval
 from components.evaluation.types import Answer, Metric
 from components.failures import BadInput
@@ -40,6 +41,8 @@ def rule(files: Mapping[str, Path]) -> Rule:
         if field not in template:
             raise BadInput(f"the judging prompt has no {field}", where=str(files["prompt"]))
 
+    rivals, pairwise = _rivals(files)
+
     def judge_piece(request: RewardRequest, answer: str, judge: Judge) -> Reward:
         asked = template
         fields = {
@@ -52,9 +55,45 @@ def rule(files: Mapping[str, Path]) -> Rule:
             asked = asked.replace(f"{{{field}}}", value)
         scores, _ = judge.verdict([{"role": "user", "content": asked}], reader(criteria), MAX_NEW_TOKENS)
         value = piece_score(scores, negative)
-        return Reward(value / HIGHEST, "scored", {"criteria": scores})
+        evidence: dict[str, Any] = {"criteria": scores}
+        if fought := _duels(request, answer, judge, rivals, pairwise):
+            evidence["duels"] = fought
+        return Reward(value / HIGHEST, "scored", evidence)
 
     return judge_piece
+
+
+def _rivals(files: Mapping[str, Path]) -> tuple[list[duels.Rival], str]:
+    """(pieces of rated models, the prompt they are judged with); neither or both files are there."""
+    given = [name for name in ("rivals", "pairwise") if name in files]
+    if not given:
+        return [], ""
+    if len(given) == 1:
+        raise BadInput(
+            "rivals and the prompt they are judged with belong together",
+            where=f"file creative-writing-v3.{given[0]}",
+            remedy="Give both: --file creative-writing-v3.rivals=PATH --file creative-writing-v3.pairwise=PATH",
+        )
+    template = files["pairwise"].read_text()
+    for field in duels.FIELDS:
+        if field not in template:
+            raise BadInput(f"the pairwise prompt has no {field}", where=str(files["pairwise"]))
+    return duels.read_rivals(files["rivals"]), template
+
+
+def _duels(
+    request: RewardRequest, answer: str, judge: Judge, rivals: Sequence[duels.Rival], template: str
+) -> list[dict[str, Any]]:
+    prompt, sample = str(request.verifier.reference.get("prompt_id", "")), request.request_id.rpartition("|")[2]
+    if prompt in duels.LEFT_OUT:
+        return []
+    fought = []
+    for rival in rivals:
+        theirs = rival.piece(prompt, int(sample) if sample.isdigit() else 0)
+        if theirs is not None:
+            marks = duels.duel(template, request.prompt, answer, theirs, judge, MAX_NEW_TOKENS)
+            fought.append({"rival": rival.model, "rating": rival.rating, "ours": marks[0], "theirs": marks[1]})
+    return fought
 
 
 def seeded(item: BenchmarkItem, sample: int) -> tuple[Message, ...]:
@@ -87,7 +126,7 @@ def piece_score(scores: Mapping[str, float], negative: frozenset[str]) -> float:
 
 
 def metrics(answers: Sequence[Answer], confidence: float, files: Mapping[str, Path]) -> dict[str, Metric]:
-    """rubric: the mean over pieces; an unfinished or empty piece counts 0."""
+    """rubric: the mean over pieces; an unfinished or empty piece counts 0. Elo: where there were rivals."""
     pieces: dict[str, list[float]] = defaultdict(list)
     for answer in answers:
         if answer.value is not None:
@@ -96,7 +135,8 @@ def metrics(answers: Sequence[Answer], confidence: float, files: Mapping[str, Pa
         return {}
     found = mean_interval([fmean(values) for values in pieces.values()], 1, confidence)
     total = fmean(value for values in pieces.values() for value in values)
-    return {"rubric": Metric(total, found.low, found.high)}
+    fought = duels.elo(answers, confidence)
+    return {"rubric": Metric(total, found.low, found.high)} | ({"Elo": fought} if fought is not None else {})
 
 
 def _lines(path: Path) -> list[str]:
