@@ -20,7 +20,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from components.artifacts.ref import ArtifactRef
 from components.artifacts.store import Store
-from components.evaluation.compare import HEADER, Comparison, write_comparison
+from components.evaluation.compare import HEADER, Comparison
+from components.evaluation.compare_page import write_comparison
 from components.evaluation.scores import load_evaluation
 from flows.compare_request import SIDES, CompareRequest
 from flows.evaluated import with_models

@@ -1,38 +1,34 @@
 """Two models side by side: paired comparison on the items both answered, and whether anything got worse.
 
-The comparison page is one self-contained file: a picture of the scores with their intervals, the table of paired
-differences with the items that flipped, and both models' answers to every item that did.
+Several benchmarks are several chances of a false alarm, so the intervals of a table hold together: each one is taken
+at 1 - (1 - confidence) / rows (Bonferroni). A night on which nothing changed fails with the chance that was asked for.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
-from pathlib import Path
-from typing import Any
+from statistics import fmean
 
 from components.evaluation.statistics import PairedComparison, compare
-from components.evaluation.types import Answer, Evaluation
+from components.evaluation.types import Evaluation
 from components.failures import BadInput
 
 # Settings that may differ between two scores that are compared: where and by whom they were drawn.
 INCIDENTAL = frozenset({"model", "stage", "weights_sha256", "endpoint", "revision", "max_model_len"})
-MAX_ITEMS = 300
-MAX_TEXT = 8000
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """rows: benchmark (`overall` first) -> paired comparison of `after` against `before`, in the names given."""
+    """rows: benchmark (`overall` first) -> paired comparison of `after` against `before`, in the names given.
+
+    means: benchmark -> mean of each over the items that both answered.
+    """
 
     before: str
     after: str
     rows: Mapping[str, PairedComparison]
+    means: Mapping[str, tuple[float, float]]
 
     @property
     def worse(self) -> list[str]:
@@ -73,154 +69,29 @@ def compared(before: Evaluation, after: Evaluation, names: tuple[str, str] = ("b
             remedy="Evaluate both with the same settings: another setting is another score",
         )
     rows: dict[str, PairedComparison] = {}
-    for name in ("overall", *(name for name in after.benchmarks if name in before.benchmarks)):
+    means: dict[str, tuple[float, float]] = {}
+    both = [name for name in after.benchmarks if name in before.benchmarks]
+    # With one benchmark `overall` is the same comparison again.
+    looks = 1 if len(both) < 2 else len(both) + 1
+    confidence = 1 - (1 - after.overall.avg.confidence) / looks
+    for name in ("overall", *both):
         wanted = None if name == "overall" else name
         left, right = before.item_means(wanted), after.item_means(wanted)
-        if not left.keys() & right.keys():
+        shared = left.keys() & right.keys()
+        if not shared:
             continue
         scores = [evaluation.benchmarks.get(name, evaluation.overall) for evaluation in (before, after)]
         samples = min(score.samples for score in scores)
-        rows[name] = compare(left, right, samples, after.overall.avg.confidence)
+        rows[name] = compare(left, right, samples, confidence)
+        means[name] = fmean(left[item] for item in shared), fmean(right[item] for item in shared)
     if not rows:
-        raise BadInput("the two evaluations have no item in common", where=f"{names[0]} and {names[1]}")
-    return Comparison(*names, rows)
-
-
-def write_comparison(evaluations: Mapping[str, Evaluation], path: Path, title: str) -> Comparison:
-    """Writes the page for two evaluations, in order, and returns their comparison."""
-    (before, after), names = tuple(evaluations.values()), tuple(evaluations)
-    found = compared(before, after, (names[0], names[1]))
-    body = "".join(
-        f"<tr class={row[-1]}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in found.table()
-    )
-    flips = json.dumps(_flips(before, after), ensure_ascii=False).replace("<", "\\u003c")
-    page = (
-        PAGE.replace("@TITLE@", escape(title))
-        .replace("@BEFORE@", escape(names[0]))
-        .replace("@AFTER@", escape(names[1]))
-        .replace("@HEADER@", "".join(f"<th>{name}</th>" for name in HEADER))
-        .replace("@ROWS@", body)
-        .replace("@PICTURE@", _picture(evaluations))
-        .replace("@CONFIDENCE@", f"{100 * after.overall.avg.confidence:g}")
-        .replace("@DATA@", flips)
-    )
-    path.write_text(page)
-    return found
-
-
-def _picture(evaluations: Mapping[str, Evaluation]) -> str:
-    """Bars with intervals as a PNG in base64."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    names = list(dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.benchmarks))
-    figure, axes = pyplot.subplots(figsize=(max(6, 1.1 * len(names)), 3.6), dpi=110)
-    width = 0.8 / len(evaluations)
-    for position, (label, evaluation) in enumerate(evaluations.items()):
-        shown = [
-            (at, evaluation.benchmarks[name].avg) for at, name in enumerate(names) if name in evaluation.benchmarks
+        asked = [
+            f"{name} answered {', '.join(evaluation.benchmarks)}"
+            for name, evaluation in zip(names, (before, after), strict=True)
         ]
-        places = [at + position * width for at, _ in shown]
-        values = [100 * score.value for _, score in shown]
-        spread = [
-            [100 * (score.value - score.low) for _, score in shown],
-            [100 * (score.high - score.value) for _, score in shown],
-        ]
-        axes.bar(places, values, width, yerr=spread, capsize=3, label=label)
-    axes.set_xticks([at + 0.4 - width / 2 for at in range(len(names))], names, rotation=20, ha="right")
-    axes.set_ylabel("avg@k, %")
-    axes.set_ylim(0, 105)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", bbox_inches="tight")
-    pyplot.close(figure)
-    return base64.b64encode(stream.getvalue()).decode()
-
-
-def _flips(before: Evaluation, after: Evaluation) -> list[dict[str, Any]]:
-    """Items whose mean crossed one half, losses first, with one answer of each model."""
-    left, right = before.item_means(), after.item_means()
-    texts = {"before": _answers(before), "after": _answers(after)}
-    rows = [
-        {
-            "item": item,
-            "before": left[item],
-            "after": right[item],
-            "prompt": texts["after"][item][0].prompt[:MAX_TEXT],
-            "reference": texts["after"][item][0].reference,
-            "answers": {
-                side: _typical(found[item], mean[item])
-                for side, found, mean in (("before", texts["before"], left), ("after", texts["after"], right))
-            },
-        }
-        for item in left.keys() & right.keys()
-        if (left[item] < 0.5) != (right[item] < 0.5)
-    ]
-    return sorted(rows, key=lambda row: (row["after"] - row["before"], row["item"]))[:MAX_ITEMS]
-
-
-def _answers(evaluation: Evaluation) -> dict[str, list[Answer]]:
-    found: dict[str, list[Answer]] = defaultdict(list)
-    for answer in evaluation.answers:
-        found[f"{answer.benchmark}/{answer.item}"].append(answer)
-    return found
-
-
-def _typical(answers: list[Answer], mean: float) -> str:
-    """A right answer of an item that is mostly right, a wrong one of one that is mostly wrong."""
-    judged = [answer for answer in answers if answer.value is not None] or answers
-    wanted = [answer for answer in judged if ((answer.value or 0) >= 0.5) == (mean >= 0.5)] or judged
-    return wanted[0].response[:MAX_TEXT]
-
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>@TITLE@</title>
-<style>
-:root{color-scheme:light dark;--line:#8884;--good:#0a7d4f;--bad:#b3402a;--soft:#8882}
-body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
-td,th{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-td:first-child,th:first-child{text-align:left}
-.better td:last-child{color:var(--good)}.worse td:last-child{color:var(--bad)}
-img{max-width:100%;background:#fff;border-radius:4px}
-details{border-bottom:1px solid var(--line);padding:.3rem 0}summary{cursor:pointer}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.6rem;border-radius:4px;margin:.3rem 0}
-.pair{display:grid;grid-template-columns:1fr 1fr;gap:.8rem}@media(max-width:700px){.pair{grid-template-columns:1fr}}
-.gained{color:var(--good)}.lost{color:var(--bad)}
-</style></head><body>
-<h1>@TITLE@</h1>
-<p>@AFTER@ against @BEFORE@, on the items both answered. Intervals hold with @CONFIDENCE@ %, the item is the unit.
-Gained and lost: items that became mostly right or mostly wrong. Detectable: the smallest true difference that this
-comparison finds four times in five.</p>
-<table><thead><tr>@HEADER@</tr></thead><tbody>@ROWS@</tbody></table>
-<img alt="Scores with intervals" src="data:image/png;base64,@PICTURE@">
-<h2>Items that flipped</h2><div id="items"></div>
-<script id="data" type="application/json">@DATA@</script>
-<script>
-const rows=JSON.parse(document.getElementById('data').textContent),box=document.getElementById('items');
-function el(tag,text,cls){
-  const e=document.createElement(tag);if(text!==undefined)e.textContent=text;if(cls)e.className=cls;return e;
-}
-const percent=x=>Math.round(100*x)+' %';
-if(!rows.length)box.append(el('p','None.'));
-for(const row of rows){
-  const d=el('details'),s=el('summary'),lost=row.after<row.before;
-  s.append(el('span',lost?'lost ':'gained ',lost?'lost':'gained'),
-    `${row.item}: ${percent(row.before)} to ${percent(row.after)}  ${row.prompt.slice(0,80)}`);
-  d.append(s);
-  d.addEventListener('toggle',()=>{
-    if(!d.open||d.children.length>1)return;
-    d.append(el('pre',row.prompt));if(row.reference)d.append(el('div','reference: '+row.reference));
-    const pair=el('div',undefined,'pair');
-    for(const side of ['before','after']){
-      const column=el('div');column.append(el('b',side),el('pre',row.answers[side]));pair.append(column);
-    }
-    d.append(pair);
-  });
-  box.append(d);
-}
-</script></body></html>
-"""
+        raise BadInput(
+            f"the two evaluations have no item in common: {'; '.join(asked)}",
+            where=f"{names[0]} and {names[1]}",
+            remedy="Evaluate both on the same records of the same benchmarks",
+        )
+    return Comparison(*names, rows, means)

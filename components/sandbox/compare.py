@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import ast
 import math
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 _LARGEST_LITERAL = 1 << 20
 
 
 def same_output(printed: str, expected: str, tolerance: float | None = None) -> bool:
-    """Line by line, trailing blanks and trailing empty lines aside; token by token with a tolerance."""
+    """Line by line, trailing blanks and trailing empty lines aside; token by token with a tolerance.
+
+    A tolerance of 0 compares lines too, blanks around them aside: equal as text, or number by number as decimals.
+    """
     left, right = _lines(printed), _lines(expected)
     if left == right:
         return True
     if tolerance is None:
         return False
+    if tolerance == 0:
+        left, right = ([line.strip() for line in text.strip().split("\n")] for text in (printed, expected))
+        return len(left) == len(right) and all(map(_same_numbers, left, right))
     left_words, right_words = printed.split(), expected.split()
     return len(left_words) == len(right_words) and all(
         a == b or _close_text(a, b, tolerance) for a, b in zip(left_words, right_words, strict=True)
@@ -55,6 +62,16 @@ def _lines(text: str) -> list[str]:
     while lines and not lines[-1]:
         lines.pop()
     return lines
+
+
+def _same_numbers(a: str, b: str) -> bool:
+    """Equal as text, or as decimals, however many digits: 1.50 is 1.5, and no two large integers are the same."""
+    if a == b:
+        return True
+    try:
+        return [Decimal(word) for word in a.split()] == [Decimal(word) for word in b.split()]
+    except InvalidOperation:
+        return False
 
 
 def _close_text(a: str, b: str, tolerance: float) -> bool:

@@ -154,8 +154,34 @@ def test_second_run_computes_nothing_and_starts_no_worker(run: dict) -> None:
     assert after.children_user - before.children_user < 30
 
 
-def test_an_evaluation_on_its_own_is_found_the_second_time(run: dict) -> None:
-    command = ("evaluate", "ring-smoke@released", "--recipe", "smoke", "--json")
-    first, second = ringflow(*command), ringflow(*command)
-    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    assert {stage["state"] for stage in json.loads(second.stdout)["stages"]} == {"reused"}
+def test_a_known_evaluation_is_found_and_two_are_compared(run: dict) -> None:
+    """The released model is rlhf's checkpoint with its data, so the pipeline's own evaluation is the answer."""
+    found = ringflow("evaluate", "ring-smoke@released", "--recipe", "smoke", "--json")
+    assert found.returncode == 0, found.stderr
+    stages = {stage["stage"]: stage for stage in json.loads(found.stdout)["stages"]}
+    assert {stage["state"] for stage in stages.values()} == {"reused"}
+    known = next(stage for stage in run["stages"] if stage["stage"] == "evaluate-rlhf")
+    assert stages["evaluate"]["uri"] == known["uri"]
+
+    done = ringflow("compare", "base", "ring-smoke@released", "--recipe", "smoke", "--json")
+    compared = json.loads(done.stdout)
+    assert done.returncode == (1 if compared["worse"] else 0), done.stderr
+    assert compared["rows"][0]["benchmark"] == "overall"
+    assert compared["links"]["Comparison"].endswith("comparison.html")
+    assert Path(compared["page"]).read_text().count("<img") == 1
+
+
+def test_a_standard_benchmark_on_the_released_model(run: dict, tmp_path: Path) -> None:
+    """Our engines with YaRN, a file of the user's."""
+    records = tmp_path / "aime.jsonl"
+    records.write_text(
+        "".join(json.dumps({"id": n, "problem": f"{n}+1=?", "answer": str(n + 1)}) + "\n" for n in range(4))
+    )
+    options = ("--recipe", "smoke", "--samples", "2", "--max-new-tokens", "24", "--set", "evaluate.yarn_factor=2.0")
+    done = ringflow("evaluate", "ring-smoke@released", "-b", f"aime25={records}", *options, "--json")
+    assert done.returncode == 0, done.stderr
+    stages = {stage["stage"]: stage for stage in json.loads(done.stdout)["stages"]}
+    assert stages["benchmarks"]["summary"] == {"aime25": 4}
+    assert (stages["evaluate"]["summary"]["items"], stages["evaluate"]["summary"]["samples"]) == (4, 2)
+    lineage = ringflow("lineage", stages["evaluate"]["uri"], "--json")
+    assert str(records) in lineage.stdout

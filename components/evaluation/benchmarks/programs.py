@@ -58,8 +58,25 @@ def mbpp(row: Row) -> Question:
     return Question(text(row, "task_id"), prompt, _unit(f"{imports}\n{body}\n\n", calls))
 
 
+# What LiveCodeBench's runner puts before every program: answers lean on it (List, math, heapq without an import).
+_STARRED = (
+    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
+    *("itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing"),
+)
+LCB_PRELUDE = (
+    "".join(f"from {name} import *\n" for name in _STARRED)
+    + "".join(f"import {name}\n" for name in _STARRED)
+    + "sys.setrecursionlimit(50000)\n"
+    # Its runner takes a tuple for the list that the tests have.
+    + "def ringflow_plain(value):\n    return list(value) if isinstance(value, tuple) else value\n\n"
+)
+
+
 def livecodebench(row: Row) -> Question:
-    """Public and private tests; functional ones (LeetCode) call a method of the starter code's class."""
+    """Public and private tests; functional ones (LeetCode) call a method of the starter code's class.
+
+    Printed numbers are compared as decimals, line by line, as the benchmark's testing_util.py does.
+    """
     given = [*_tests(row, "public_test_cases"), *_tests(row, "private_test_cases")]
     starter, metadata = str(row.get("starter_code") or ""), row.get("metadata") or {}
     metadata = json.loads(metadata) if isinstance(metadata, str) else metadata
@@ -72,7 +89,8 @@ def livecodebench(row: Row) -> Question:
         if starter.strip()
         else (f"The program reads standard input and writes standard output. {PYTHON}")
     )
-    verifier = Verifier(kind="code", reference={"language": "python", "tests": tests, "time_limit_s": 6.0})
+    reference = {"language": "python", "prelude": LCB_PRELUDE, "tests": tests, "time_limit_s": 6.0, "tolerance": 0.0}
+    verifier = Verifier(kind="code", reference=reference)
     prompt = f"{text(row, 'question_content').strip()}\n\n{ask}"
     level = {"easy": 1, "medium": 2, "hard": 3}.get(str(row.get("difficulty")), 0)
     return Question(text(row, "question_id", "question_title"), prompt, verifier, str(row.get("platform") or ""), level)
@@ -146,7 +164,7 @@ def _stdin(test: Row, position: int) -> dict[str, str]:
 def _functional(name: str, test: Row, position: int) -> dict[str, str]:
     try:
         arguments = ", ".join(repr(json.loads(line)) for line in test["input"].split("\n") if line.strip())
-        return {"call": f"Solution().{name}({arguments})", "result": repr(json.loads(test["output"]))}
+        return {"call": f"ringflow_plain(Solution().{name}({arguments}))", "result": repr(json.loads(test["output"]))}
     except (KeyError, TypeError, ValueError) as error:
         raise RecordProblem(f"tests[{position}]", f"input lines and output are JSON: {error}") from None
 

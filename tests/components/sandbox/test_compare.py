@@ -15,6 +15,8 @@ from components.sandbox.compare import same_output, same_value
         (" 1", "1", None, False), ("1\n\n2", "1\n2", None, False), ("0.3333333", "0.33333334", None, False),
         ("0.3333333", "0.33333334", 1e-6, True), ("0.34", "0.33", 1e-6, False), ("nan", "1", 1e-6, False),
         ("a 1.0", "a 1", 1e-6, True), ("a 1", "b 1", 1e-6, False), ("", "", None, True), ("", "1", None, False),
+        ("1.50 2\n", " 1.5 2.0", 0.0, True), ("1\n2", "1 2", 0.0, False), ("a 1.0", "a 1", 0.0, False), ("a  b", "a b", 0.0, False),
+        ("50000000000000000", "50000000000000001", 0.0, False), ("\n1\n\n", "1", 0.0, True), ("0.3333333", "0.33333334", 0.0, False),
     ],
 )  # fmt: skip
 def test_outputs(printed, expected, tolerance, same):
