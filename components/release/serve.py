@@ -22,6 +22,9 @@ from typing import Any, Literal, NoReturn
 
 from components.failures import BadInput, DeadlineExceeded, InfrastructureError
 
+# Read by components.release.vllm_server, which is not imported here: it registers model configurations.
+PARENT = "RINGFLOW_SERVER_PARENT"
+
 LAST_WORDS_LINES = 15
 
 
@@ -102,7 +105,10 @@ def serve_command(model: str | Path, options: ServeOptions) -> tuple[list[str], 
         filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     )
     if options.device == "cpu":
-        arguments += ["--enforce-eager"]
+        # vLLM rewinds a seeded generator by a CUDA-only call when it prefills a prompt in pieces, and dies of it: prompts
+        # go in whole.
+        whole = max(4096, options.max_model_len or _context_length(directory, options.yarn_factor))
+        arguments += ["--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", str(whole)]
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(options.kv_cache_gib)
         environment["OMP_NUM_THREADS"] = str(options.threads)
         environment["VLLM_CPU_OMP_THREADS_BIND"] = _cores(options.threads)
@@ -137,6 +143,11 @@ def stretched(path: Path, factor: float) -> dict[str, Any]:
     rope.setdefault("rope_theta", config.get("rope_theta", 10_000.0))
     rope |= {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
     return {"rope_parameters": rope, "max_position_embeddings": int(length * factor)}
+
+
+def _context_length(directory: Path, yarn_factor: float | None) -> int:
+    length = json.loads((directory / "config.json").read_text()).get("max_position_embeddings", 0)
+    return int(length * (yarn_factor or 1.0))
 
 
 def stored_dtype(directory: Path) -> str:
@@ -187,6 +198,8 @@ def start(
 ) -> Iterator[Server]:
     """A child server, healthy when the block begins and ended, with its children, when the block ends.
 
+    The block stays in one thread: the server ends with the thread that started it, even if that is killed.
+
     Raises:
         BadInput: as `serve`.
         InfrastructureError: the server ended before it answered; the message has the end of its log.
@@ -196,6 +209,7 @@ def start(
     command, environment = serve_command(model, options)
     check_port(options.host, options.port)
     log = log or Path(tempfile.mkstemp(prefix="ringflow-serve-", suffix=".log")[1])
+    environment |= {PARENT: str(os.getpid())}
     with log.open("wb") as stream:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
+import sys
 from io import StringIO
+from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 from rich.console import Console
 
 from components.failures import BadInput, InfrastructureError
 from components.recipe.execution import JudgeEndpoint
 from components.release.chat import AnswerFailed, Chat, converse
-from components.release.serve import ServeOptions, start
+from components.release.serve import PARENT, ServeOptions, start, stretched
 from components.rewards.judge import Judge
 from components.rewards.pairwise import choice_of, question
 from tests.components.release.random_model import write_random_model
 
+ROOT = Path(__file__).parents[3]
 QUESTION = [{"role": "user", "content": "m:6a+4b*7c="}]
 
 
@@ -133,6 +139,40 @@ class TestServed:
             pass
 
 
+def test_yarn_stretches_a_configuration_once(tmp_path):
+    path = tmp_path / "config.json"
+    rope = {"rope_type": "default", "rope_theta": 600000.0, "partial_rotary_factor": 0.5}
+    path.write_text(json.dumps({"max_position_embeddings": 512, "rope_parameters": rope}))
+    found = stretched(path, 2.0)
+    assert found["max_position_embeddings"] == 1024
+    yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 512}
+    assert found["rope_parameters"] == rope | yarn
+    path.write_text(json.dumps({"max_position_embeddings": 512, "rope_scaling": {"type": "linear", "factor": 4}}))
+    with pytest.raises(BadInput, match="linear already"):
+        stretched(path, 2.0)
+
+
 def test_chat_without_a_server_says_how_to_start_one():
     with pytest.raises(InfrastructureError, match="ringflow serve"):
         converse(Chat(f"http://127.0.0.1:{free_port()}/v1"), ["hello"])
+
+
+def test_a_server_ends_with_the_process_that_started_it_also_by_kill_9(tmp_path):
+    waits = (
+        "import time\nfrom components.release.vllm_server import end_with_parent\n"
+        "end_with_parent()\nprint('on', flush=True)\ntime.sleep(60)\n"
+    )
+    starts = (
+        "import os, subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {waits!r}], stdout=subprocess.PIPE, text=True,\n"
+        f"    env=os.environ | {{{PARENT!r}: str(os.getpid())}})\n"
+        "print(child.stdout.readline().strip(), child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", starts], stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        said, pid = parent.stdout.readline().split()
+        assert said == "on"
+        child = psutil.Process(int(pid))
+        parent.kill()
+    psutil.wait_procs([child], timeout=20)
+    assert not child.is_running()
