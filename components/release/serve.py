@@ -60,6 +60,13 @@ class Server:
     pid: int
     log: Path
 
+    def problem(self) -> str:
+        """Why it does not answer: the end of its log when it has ended or died; empty while it runs."""
+        import psutil
+
+        running = psutil.pid_exists(self.pid) and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+        return "" if running else f"the server is gone; {_last_words(self.log)}"
+
 
 def model_directory(model: str | Path) -> Path:
     """The directory with config.json: `model` itself, or the `model/` folder of a release artifact.
@@ -105,8 +112,7 @@ def serve_command(model: str | Path, options: ServeOptions) -> tuple[list[str], 
         filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     )
     if options.device == "cpu":
-        # vLLM rewinds a seeded generator by a CUDA-only call when it prefills a prompt in pieces, and dies of it: prompts
-        # go in whole.
+        # vLLM rewinds a seeded generator by a CUDA-only call when it prefills a prompt in pieces, and dies of it.
         whole = max(4096, options.max_model_len or _context_length(directory, options.yarn_factor))
         arguments += ["--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", str(whole)]
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(options.kv_cache_gib)

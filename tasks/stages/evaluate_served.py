@@ -15,7 +15,9 @@ from components.evaluation.grading import open_grading
 from components.evaluation.report import boards, write_report
 from components.evaluation.runner import TRACES, run_suites
 from components.evaluation.suite import suites_of, with_agents
+from components.failures import InfrastructureError
 from components.recipe.evaluation import ServedEvaluationConfig
+from components.release.serve import Server, ServeOptions, start
 from tasks.stage import StageConfig
 from tasks.stages.benchmarks import files_of, keep_files
 from tasks.stages.evaluate import metrics, summary
@@ -30,13 +32,19 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
         items = [item for members in benchmarks.values() for item in members]
         judge, execution = section.evaluation.judge, context.execution
         grading = open_grading(held, items, judge, execution, files, context.output / "judge.jsonl")
-        sampler = held.enter_context(EndpointSampler(_endpoint(section, context, held), context.check))
+        endpoint, server = _endpoint(section, context, held)
+        sampler = held.enter_context(EndpointSampler(endpoint, context.check))
         suites = suites_of(benchmarks, section.evaluation)
         agents = with_agents(sampler, suites, section.evaluation.agentic, context.output / TRACES)
         facts = {**sampler.facts, "revision": section.served.revision}
         if section.served.directory:
             facts |= {"endpoint": "vLLM, served here", "model": section.served.directory}
-        evaluation = run_suites(agents, suites, section.evaluation, grading, context, facts, files=files)
+        try:
+            evaluation = run_suites(agents, suites, section.evaluation, grading, context, facts, files=files)
+        except InfrastructureError as error:
+            if server is not None and (problem := server.problem()):
+                raise InfrastructureError(f"{error}; {problem}") from error
+            raise
     evaluation.write(context.output)
     keep_files(files, context.output)
     name = section.served.directory or f"{section.served.model} at {section.served.base_url}"
@@ -46,12 +54,14 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     return StageResult(summary=summary(evaluation))
 
 
-def _endpoint(section: ServedEvaluationConfig, context: StageContext, held: ExitStack) -> Endpoint:
+def _endpoint(
+    section: ServedEvaluationConfig, context: StageContext, held: ExitStack
+) -> tuple[Endpoint, Server | None]:
+    """(where the model answers, the server when it was started here)."""
     served, execution = section.served, context.execution
     if not served.directory:
-        return Endpoint(served.base_url, served.model, served.api_key_env, concurrency=execution.max_num_seqs // 4 or 1)
-    from components.release.serve import ServeOptions, start
-
+        many = execution.max_num_seqs // 4 or 1
+        return Endpoint(served.base_url, served.model, served.api_key_env, concurrency=many), None
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -65,4 +75,4 @@ def _endpoint(section: ServedEvaluationConfig, context: StageContext, held: Exit
     )
     log = context.scratch / "server.log"
     server = held.enter_context(start(Path(served.directory), options, log=log, deadline_s=execution.start_deadline_s))
-    return Endpoint(server.base_url, server.model, concurrency=execution.max_num_seqs)
+    return Endpoint(server.base_url, server.model, concurrency=execution.max_num_seqs), server
