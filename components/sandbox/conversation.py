@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ast
 import builtins
+import marshal
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from components.failures import BadInput, InfrastructureError
@@ -98,7 +99,7 @@ class Conversation:
             else:
                 results = [judge_run(answer[0], group[0], limits)]
                 if group[0].checker is not None and results[0].verdict == "accepted":
-                    asked.end()
+                    asked.close()
                     results = [self._checked(worker, group[0], results[0], answer[0], most_memory, most_processes)]
             self.results += [replace(result, files=kept) for result in results] if kept else results
             if self._stop:
@@ -106,7 +107,6 @@ class Conversation:
                 if failed:
                     del self.results[failed[0] + 1 :]
                     break
-        asked.end()
 
     def _compiled(self, worker: Worker, program: Program, language: Language) -> Mapping[str, bytes] | None:
         """What a run needs besides the source: the compiler's outputs; None when it does not compile."""
@@ -138,7 +138,6 @@ class Conversation:
         asked = _Asked(worker, checker, language, outputs, most_memory, most_processes)
         limits = replace(self._limits, cpu_s=10, wall_s=30, memory_bytes=_CHECKER_MEMORY)
         answer, _ = asked.step([Test(stdin="")], limits, (), arguments=("input", "output", "answer"))
-        asked.end()
         return judge_checker(result, answer[0], limits)
 
 
@@ -158,6 +157,10 @@ class _Asked:
         self._most_memory, self._most_processes = most_memory, most_processes
         self._open = False
 
+    def close(self) -> None:
+        """Another program comes between: the next step opens this one again."""
+        self._open = False
+
     def step(
         self, group: list[Test], limits: Limits, fetch: Iterable[str], arguments: Sequence[str] = ()
     ) -> tuple[list[Facts], dict[str, bytes]]:
@@ -165,65 +168,62 @@ class _Asked:
         first = group[0]
         calls = [test.call for test in group if test.call is not None]
         examined = first.unit is not None or _examined(first)
-        step = {"end": False, "calls": [] if examined else calls, "examined": examined, "arguments": list(arguments),
-                "limits": asdict(limits), "fetch": list(fetch), "fetch_bytes": _FETCH_BYTES}  # fmt: skip
-        frames: list[tuple[Any, Sequence[bytes]]] = [(step, [(first.stdin or "").encode("utf-8", "surrogateescape")])]
+        turns = max(1, len(calls))
+        step = {"what": "step", "limits": vars(limits), "turns": turns, "fetch": list(fetch),
+                "fetch_bytes": _FETCH_BYTES, "address_space": self._language.address_space}  # fmt: skip
+        argv = command(self._language.run, limits.memory_bytes) if self._language.run else None
+        told = self._told(argv, [] if examined else calls, examined, arguments)
+        blobs = [(first.stdin or "").encode("utf-8", "surrogateescape"), told]
         if examined:
-            frames.append(({"calls": calls}, [] if first.unit is None else [first.unit.encode()]))
+            unit = None if first.unit is None else first.unit.encode()
+            blobs.append(marshal.dumps(("examiner", {"calls": calls, "unit": unit})))
+        frames: list[tuple[Any, Sequence[bytes]]] = [(step, blobs)]
         memory = min(limits.memory_bytes + self._language.overhead_bytes, self._most_memory)
         self._worker.bound(min(limits.processes, self._most_processes), memory)
         if not self._open:
-            frames.insert(0, self._request(limits))
+            frames.insert(0, self._request())
             self._open = True
         self._worker.tell(*frames)
-        turns = max(1, len(calls)) + 1
-        message, blobs = self._worker.hear(_STARVED * limits.wall_s * turns + _SLACK_S)
+        message, blobs = self._worker.hear(_STARVED * limits.wall_s * (turns + 1) + _SLACK_S)
         count = 4 * len(message["facts"])
         return facts_of(message, blobs[:count]), dict(zip(message["kept"], blobs[count:], strict=True))
 
-    def end(self) -> None:
-        """Lets the supervisor go, so that the next one is there when the next program comes."""
-        if self._open:
-            self._worker.tell(({"end": True}, ()))
-            self._open = False
-
-    def _request(self, limits: Limits) -> tuple[Any, Sequence[bytes]]:
+    def _request(self) -> tuple[Any, Sequence[bytes]]:
         language = self._language
         files = {name: _bytes(content) for name, content in self._program.files.items()}
         if language.run:
             inside = {**files, language.source: _bytes(self._program.source), **self._outputs}
             files |= {f"\0{name}": content for name, content in inside.items()}
         message = {
+            "what": "open",
             "compile": False,
-            "source": "" if language.run else _bytes(self._program.source).decode("latin-1"),
             "names": list(files),
-            "argv": command(language.run, limits.memory_bytes) if language.run else None,
-            "address_space": language.address_space,
-            "environment": dict(language.environment),
-            "tmp_bytes": limits.tmp_bytes,
             "box_bytes": sum(map(len, files.values())) + (4 << 20),
         }
         return message, list(files.values())
+
+    def _told(self, argv: list[str] | None, calls: list[str], examined: bool, arguments: Sequence[str]) -> bytes:
+        source = b"" if argv else _bytes(self._program.source)
+        return _told(self._language, source, argv, calls=calls, examined=examined, arguments=list(arguments))
+
+
+def _told(language: Language, source: bytes, argv: list[str] | None, directory: str = "tmp", **values: Any) -> bytes:
+    """What a process is told (inside/program.py); the supervisor hands it on as it is. The versions of Python agree."""
+    told = {"calls": [], "examined": False, "arguments": [], **values}
+    told |= {"source": source, "argv": argv, "environment": dict(language.environment), "directory": directory}
+    return marshal.dumps(("program", told))
 
 
 def _compile(worker: Worker, program: Program, language: Language, limits: Limits) -> Compiled:
     helpers = language.helpers(program.source) if language.helpers else {}
     texts = {**helpers, **program.files, language.source: program.source}
     files = {name: _bytes(content) for name, content in texts.items()}
-    message = {
-        "compile": True,
-        "source": "",
-        "names": [f"\0{name}" for name in files],
-        "argv": command(language.compile, limits.memory_bytes),
-        "address_space": False,
-        "environment": dict(language.environment),
-        "tmp_bytes": limits.tmp_bytes,
-        "box_bytes": limits.tmp_bytes,
-    }
-    step = {"end": False, "limits": asdict(limits), "fetch": list(language.outputs), "fetch_bytes": _OUTPUT_BYTES,
-            "arguments": [], "calls": [], "examined": False}  # fmt: skip
+    message = {"what": "open", "compile": True, "names": [f"\0{name}" for name in files], "box_bytes": limits.tmp_bytes}
+    step = {"what": "step", "limits": vars(limits), "turns": 1, "fetch": list(language.outputs),
+            "fetch_bytes": _OUTPUT_BYTES, "address_space": False}  # fmt: skip
+    told = _told(language, b"", command(language.compile, limits.memory_bytes), "box")
     worker.bound(limits.processes, limits.memory_bytes)
-    worker.tell((message, list(files.values())), (step, [b""]), ({"end": True}, ()))
+    worker.tell((message, list(files.values())), (step, [b"", told]))
     answer, blobs = worker.hear(_STARVED * limits.wall_s + _SLACK_S)
     (facts,) = facts_of(answer, blobs[:4])
     outputs = dict(zip(answer["kept"], blobs[4:], strict=True))

@@ -21,7 +21,7 @@ from typing import Any
 
 from components.failures import DeadlineExceeded, InfrastructureError
 from components.sandbox.cgroup import ControlGroup, sweep
-from components.sandbox.inside.frames import pack, unpack
+from components.sandbox.inside.frames import Reader, pack
 from components.sandbox.isolation import (
     LIBRARIES,
     REMEDY,
@@ -39,7 +39,7 @@ from components.sandbox.types import Tier
 STARTER = ThreadPoolExecutor(1, thread_name_prefix="sandbox-starter")
 _START_S = 30.0
 _END_S = 5.0
-_OWN_PROCESSES = 8  # the shell's exec, bwrap's two, the zygote, supervisor and a margin
+_OWN_PROCESSES = 8  # bwrap's two, the zygote, the supervisor, process 1, a process that waits, and a margin
 _OWN_MEMORY = 96 << 20  # zygote, supervisor and what they hold for a program: its files and outputs
 _UNBOUNDED = 1 << 20
 # Since Linux 5.14 RLIMIT_NPROC counts a user's processes in one user namespace, before that on the whole machine.
@@ -72,6 +72,7 @@ class Worker:
             self._directory = Path(tempfile.mkdtemp(prefix="ringflow-sandbox-"))
         ours, theirs = socket.socketpair()
         self._socket = ours
+        self._frames, self._ends = Reader(self._read), 0.0
         try:
             self._process, dropped = STARTER.submit(self._start, theirs, isolated).result(timeout=_START_S)
             theirs.close()
@@ -146,9 +147,9 @@ class Worker:
 
     def hear(self, deadline_s: float) -> tuple[dict[str, Any], list[bytes]]:
         """Waits for one frame. Raises like `ask`."""
-        ends = time.monotonic() + deadline_s
+        self._ends = time.monotonic() + deadline_s
         try:
-            return unpack(lambda count: self._read(count, ends))
+            return self._frames.frame()
         except TimeoutError:
             raise DeadlineExceeded(f"the sandbox worker gave no answer within {deadline_s:.0f} s") from None
         except (ConnectionError, EOFError, ValueError, struct.error) as error:
@@ -164,19 +165,12 @@ class Worker:
         self.tell((message, blobs), deadline_s=deadline_s)
         return self.hear(deadline_s)
 
-    def _read(self, count: int, ends: float) -> bytes:
-        parts = []
-        while count:
-            left = ends - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._socket.settimeout(left)
-            part = self._socket.recv(min(count, 1 << 20))
-            if not part:
-                raise EOFError("end of stream")
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
+    def _read(self, count: int) -> bytes:
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+        return self._socket.recv(count)
 
     def _tail(self) -> str:
         self._log.seek(0, os.SEEK_END)

@@ -1,4 +1,8 @@
-"""What a process gives up for good before foreign code runs in it: user, capabilities, resources, system calls."""
+"""What a process gives up for good before foreign code runs in it: user, capabilities, resources, system calls.
+
+`settle` once, by process 1, whose children inherit it; `surrender` by each child while it waits for its program;
+`bound` by the supervisor, for a child, when its program has come.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,11 @@ import struct
 SET_SECCOMP, SET_NO_NEW_PRIVS, SET_DUMPABLE, CAP_AMBIENT, AMBIENT_CLEAR = 22, 38, 4, 47, 4
 NOBODY = 65534
 
+OWN_FILES = 16  # a process has some before it is the program
+CAPABILITIES_3 = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
+
 libc = ctypes.CDLL(None, use_errno=True)
+_prctl = libc.prctl
 
 
 def check(result, what):
@@ -28,7 +36,7 @@ class Settings:
 
     isolated: in namespaces of our own. drop_user: we are the namespace's root and NOBODY is mapped, so that a program
     can be a user who owns nothing on the host. seccomp: the filter. processes: bound on processes of the user, 0 for
-    the limits of each request. directory: where a worker without namespaces may write.
+    the limits of each request. tmp, box: where programs run, and what they were built from.
     """
 
     def __init__(self, settings):
@@ -36,52 +44,66 @@ class Settings:
         self.drop_user = settings["drop_user"]
         self.seccomp = bytes.fromhex(settings["seccomp"])
         self.processes = settings["processes"]
-        self.directory = settings["directory"]
+        base = "" if self.isolated else settings["directory"]
+        self.tmp, self.box = f"{base}/tmp", f"{base}/box"
 
 
-def confine(settings, limits, address_space, cpu_s, dumpable=True):
-    """Applies all of it to this process.
+def _limit(kind, value, pid=0):
+    hard = resource.prlimit(pid, kind)[1]
+    value = int(value) if hard == resource.RLIM_INFINITY else min(int(value), hard)
+    resource.prlimit(pid, kind, (value, value))
+
+
+def settle(settings):
+    """What is the same for every program of this worker. Afterwards no call of the filter's list works here either.
+
+    Raises:
+        OSError: a step failed; the process must end. So do the other two.
+    """
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_STACK, 64 << 20)
+    _limit(resource.RLIMIT_MEMLOCK, 64 << 10)
+    _limit(resource.RLIMIT_MSGQUEUE, 0)
+    if settings.drop_user:
+        held = ctypes.create_string_buffer(24)
+        head = struct.pack("=Ii", CAPABILITIES_3, 0)
+        check(libc.capget(head, held), "read capabilities")
+        words = struct.unpack("=6I", held.raw)
+        none_inherited = struct.pack("=6I", words[0], words[1], 0, words[3], words[4], 0)
+        check(libc.capset(head, none_inherited), "give up inheritable capabilities")
+    check(_prctl(SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
+    if settings.seccomp:
+        code = Filter(len(settings.seccomp) // 8, settings.seccomp)
+        check(_prctl(SET_SECCOMP, 2, ctypes.byref(code), 0, 0), "seccomp filter")
+
+
+def surrender(settings):
+    """User and capabilities. Nobody can look into this process afterwards, its later siblings neither."""
+    if settings.drop_user:  # with root's user go its capabilities, see capabilities(7); zygote.py proves it
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    elif settings.isolated:
+        check(_prctl(CAP_AMBIENT, AMBIENT_CLEAR, 0, 0, 0), "clear ambient capabilities")
+        check(libc.capset(struct.pack("=Ii", CAPABILITIES_3, 0), bytes(24)), "drop capabilities")
+    _prctl(SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def unveil():
+    """Lets the program, and its children, read what is its own."""
+    _prctl(SET_DUMPABLE, 1, 0, 0, 0)
+
+
+def bound(settings, pid, limits, address_space, cpu_s):
+    """Resources of a program, set from outside.
 
     Args:
         cpu_s: processor time after which the kernel ends the process; supervisors look earlier and finer.
-        dumpable: False keeps other processes of the same user from this one's memory and descriptors.
-    Raises:
-        OSError: a step failed; the process must end.
     """
-    r = resource
-
-    def bound(kind, value):
-        hard = r.getrlimit(kind)[1]
-        value = int(value) if hard == r.RLIM_INFINITY else min(int(value), hard)
-        r.setrlimit(kind, (value, value))
-
     cpu = max(1, int(cpu_s + 0.999))
-    r.setrlimit(r.RLIMIT_CPU, (cpu, cpu + 1))
-    bound(r.RLIMIT_CORE, 0)
-    bound(r.RLIMIT_FSIZE, limits["file_bytes"])
-    bound(r.RLIMIT_NOFILE, limits["open_files"])
-    bound(r.RLIMIT_STACK, 64 << 20)
-    bound(r.RLIMIT_NPROC, settings.processes or limits["processes"])
-    bound(r.RLIMIT_MEMLOCK, 64 << 10)
-    bound(r.RLIMIT_MSGQUEUE, 0)
+    resource.prlimit(pid, resource.RLIMIT_CPU, (cpu, cpu + 1))
+    _limit(resource.RLIMIT_FSIZE, limits["file_bytes"], pid)
+    _limit(resource.RLIMIT_NOFILE, max(OWN_FILES, limits["open_files"]), pid)
+    _limit(resource.RLIMIT_NPROC, settings.processes or limits["processes"], pid)
     if address_space:
-        bound(r.RLIMIT_AS, limits["memory_bytes"])
-    try:
-        with open("/proc/self/oom_score_adj", "w") as score:  # the kernel takes the program before its supervisor
-            score.write("1000")
-    except OSError:
-        if settings.isolated:
-            raise
-    if settings.isolated:
-        if settings.drop_user:
-            os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-        check(libc.prctl(CAP_AMBIENT, AMBIENT_CLEAR, 0, 0, 0), "clear ambient capabilities")
-        header = struct.pack("=Ii", 0x20080522, 0)
-        check(libc.capset(header, bytes(24)), "drop capabilities")
-    libc.prctl(SET_DUMPABLE, int(dumpable), 0, 0, 0)
-    check(libc.prctl(SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
-    if settings.seccomp:
-        code = Filter(len(settings.seccomp) // 8, settings.seccomp)
-        check(libc.prctl(SET_SECCOMP, 2, ctypes.byref(code), 0, 0), "seccomp filter")
+        _limit(resource.RLIMIT_AS, limits["memory_bytes"], pid)

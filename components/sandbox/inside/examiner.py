@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import contextlib
 import io
 import json
 import os
@@ -17,32 +16,25 @@ import sys
 import unittest
 
 from inside.peer import Far, Gone, Peer
-from inside.program import PEER, REPORT, SETUP, VALUE_BYTES, become, open_streams, write_all
+from inside.program import PEER, REPORT, SETUP, VALUE_BYTES, write_all
 
 SHOWN = 500
 
 
-def run(settings, work, fds):
-    """The whole life of the process after the fork; never returns."""
+def run(calls, unit):
+    """Examines by a test file, or by `calls` where `unit` is None; never returns."""
+    os.chdir("/")
+    os.close(SETUP)
+    peer = Peer(PEER, guarded=True)
     try:
-        become(settings, work.limits, fds=fds, directory="/", address_space=True, cpu_s=work.cpu_s, dumpable=False)
-        os.close(SETUP)
-        open_streams()
-        peer = Peer(PEER, guarded=True)
-        try:
-            names = peer.names()
-            if work.source is None:
-                _calls(names, work.calls)
-            else:
-                _report(_unit(names, work.source.decode()))
-        except (Gone, ValueError, KeyError, TypeError, RecursionError) as error:
-            _report({"gone": type(error).__name__})  # the program has ended, or what it sends is no value
-        os._exit(0)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.write(SETUP, repr(error).encode())
-    finally:
-        os._exit(127)
+        names = peer.names()
+        if unit is None:
+            _calls(names, calls)
+        else:
+            _report(_unit(names, unit.decode()))
+    except (Gone, ValueError, KeyError, TypeError, RecursionError) as error:
+        _report({"gone": type(error).__name__})  # the program has ended, or what it sends is no value
+    os._exit(0)
 
 
 def _report(line):

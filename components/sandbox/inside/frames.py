@@ -9,6 +9,7 @@ import json
 import struct
 
 LARGEST = 1 << 28
+CHUNK = 1 << 16
 
 
 def pack(message, blobs=()):
@@ -18,35 +19,37 @@ def pack(message, blobs=()):
     return b"".join((head, body, *blobs))
 
 
-def unpack(read):
-    """(message, blobs) from `read(count)`, which returns exactly that many bytes.
+class Reader:
+    """Takes frames from `recv(count)`, which returns at most that many bytes and none at the end.
 
-    Raises:
-        ValueError: it announces more than LARGEST bytes.
+    It reads ahead: most frames take one system call. held: bytes that came before.
     """
-    length, count = struct.unpack(">II", read(8))
-    if count > 1 << 16:
-        raise ValueError(f"a frame of {count} blobs")
-    sizes = struct.unpack(f">{count}I", read(4 * count)) if count else ()
-    if length + sum(sizes) > LARGEST:
-        raise ValueError(f"a frame of {length + sum(sizes)} bytes")
-    return json.loads(read(length)), [read(size) for size in sizes]
 
+    def __init__(self, recv, held=b""):
+        self._recv, self._held = recv, bytearray(held)
 
-def receive(sock):
-    """A frame from a blocking socket, or (None, []) at its end."""
+    def frame(self):
+        """(message, blobs).
 
-    def read(count):
-        parts = []
-        while count:
-            part = sock.recv(min(count, 1 << 20))
+        Raises:
+            EOFError: the stream ended.
+            ValueError: it announces more than LARGEST bytes.
+        """
+        length, count = struct.unpack(">II", self._take(8))
+        if count > 1 << 16:
+            raise ValueError(f"a frame of {count} blobs")
+        sizes = struct.unpack(f">{count}I", self._take(4 * count)) if count else ()
+        if length + sum(sizes) > LARGEST:
+            raise ValueError(f"a frame of {length + sum(sizes)} bytes")
+        return json.loads(self._take(length)), [self._take(size) for size in sizes]
+
+    def _take(self, count):
+        held = self._held
+        while len(held) < count:
+            part = self._recv(max(CHUNK, min(count - len(held), 1 << 20)))
             if not part:
-                raise EOFError
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
-
-    try:
-        return unpack(read)
-    except EOFError:
-        return None, []
+                raise EOFError("end of stream")
+            held += part
+        taken = bytes(held[:count])
+        del held[:count]
+        return taken

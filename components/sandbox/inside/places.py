@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import shutil
 import stat
 
 from inside.confine import check, libc
@@ -17,19 +16,17 @@ def mount_tmp(where, size):
     check(libc.mount(b"tmpfs", where, b"tmpfs", NOSUID_NODEV, options), f"mount {where.decode()}")
 
 
-def fresh_directory(settings, request, size):
-    """An empty private working directory with the program's files."""
-    if settings.isolated:
-        with os.scandir("/tmp") as entries:
-            used = any(True for _ in entries) or request["mounted"] != size
-        if used:
-            check(libc.umount2(b"/tmp", DETACH), "unmount /tmp")
-            mount_tmp(b"/tmp", size)
-            request["mounted"] = size
-    else:
-        shutil.rmtree(request["cwd"], ignore_errors=True)
-        os.makedirs(request["cwd"])
-    write_files(request["cwd"], request["files"])
+def empty(where):
+    with os.scandir(where) as entries:
+        return next(entries, None) is None
+
+
+def renewed(directory):
+    """Empties a directory of the host's, where nothing can be mounted."""
+    import shutil  # loads compressors, whose pages every fork would share
+
+    shutil.rmtree(directory, ignore_errors=True)
+    os.makedirs(directory)
 
 
 def write_files(directory, files):

@@ -1,70 +1,70 @@
-"""A process for a program: forked before anything is known of it, told its work, held to what its pipes may say."""
+"""A process for a program, as the supervisor sees it: forked before anything is known of it, then told its work and
+held to what its pipes may say."""
 
 from __future__ import annotations
 
+import _socket
+import contextlib
 import os
-import socket
+import signal
+import struct
+import sys
 import time
-import traceback
 
-from inside import examiner, program
-from inside.frames import pack, receive
+from inside.frames import CHUNK
+from inside.init import CREDENTIALS, FORK
+from inside.program import VALUE_BYTES
 
-CHUNK = 1 << 16
-PIPES = ("out", "err", "report", "setup")
-
-
-class Work:
-    """What one process is to do: made of plain values, so that it can be told to a process that runs already."""
-
-    def __init__(self, kind, source, **values):
-        self.kind, self.source = kind, source  # program or examiner; text of the program or of its unit tests
-        self.limits, self.argv, self.arguments = values["limits"], values["argv"], values["arguments"]
-        self.environment, self.address_space = values["environment"], values["address_space"]
-        self.directory, self.calls, self.examined = values["directory"], values["calls"], values["examined"]
-        self.turns = max(1, len(self.calls))  # parts that have the time limit each
-        self.cpu_s = self.limits["cpu_s"] * self.turns + 1
-
-    def told(self):
-        """As a frame."""
-        values = {name: value for name, value in vars(self).items() if name not in ("source", "turns", "cpu_s")}
-        return pack(values, [] if self.source is None else [self.source])
-
-    @classmethod
-    def heard(cls, message, blobs):
-        return cls(source=blobs[0] if blobs else None, **message)
+PIPES = ("out", "err", "report")
+_SOCKET, _SCM_RIGHTS = _socket.SOL_SOCKET, _socket.SCM_RIGHTS
+_ROOM = _socket.CMSG_SPACE(4) + _socket.CMSG_SPACE(12)
 
 
 class Process:
-    """A process that was forked before anything was known of its program, and what came through its pipes.
+    """A process that waits for its program, and later what came through its pipes."""
 
-    The first one of a request waits for it ready made; and no process has in its memory what came after its fork.
-    """
-
-    def __init__(self, settings):
-        self.kept = {name: bytearray() for name in PIPES}
-        pipes = {name: os.pipe() for name in PIPES}
-        self._tell, theirs = socket.socketpair()
-        self.pid = os.fork()
-        if self.pid == 0:
-            live(settings, theirs, self._tell, [ends[1] for ends in pipes.values()])
-        theirs.close()
-        for _, end in pipes.values():
-            os.close(end)
-        self.names = {pipes[name][0]: name for name in pipes}
-        for fd in self.names:
-            os.set_blocking(fd, False)
+    def __init__(self, control, proc):
+        """Asks process 1 for it over `control`. proc: a descriptor of the /proc of this namespace."""
+        control.sendall(FORK)
+        data, ancillary, _, _ = control.recvmsg(1, _ROOM)
+        if not data:
+            raise EOFError("process 1 of the programs has ended")
+        content = {kind: data for _, kind, data in ancillary}
+        (tell,) = struct.unpack("=i", content[_SCM_RIGHTS])
+        self.pid, _, _ = struct.unpack("=iII", content[CREDENTIALS])
         self.ended = os.pidfd_open(self.pid)
+        adjust = os.open(f"{self.pid}/oom_score_adj", os.O_WRONLY, dir_fd=proc)
+        os.write(adjust, b"1000")  # the kernel takes the program before its supervisor
+        os.close(adjust)
+        self._tell = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, tell)
         self.clock = (~self.pid << 3) | 2  # CPUCLOCK_SCHED of the process, see clock_getres(2) and kernel/time
-        self.status, self.usage, self.caps = None, None, {}
+        self.names, self.kept, self.caps = {}, {name: bytearray() for name in PIPES}, {}
 
-    def begin(self, work, fds):
-        """Tells it what to do. fds: standard input, and the other process of an examination."""
-        self.caps = {"out": work.limits["output_bytes"], "err": work.limits["stderr_bytes"],
-                     "report": (work.turns + 1) * 2 * program.VALUE_BYTES, "setup": CHUNK}  # fmt: skip
-        with self._tell as tell:
-            socket.send_fds(tell, [b"\0"], fds)
-            tell.sendall(work.told())
+    def begin(self, limits, turns, told, fds):
+        """Tells it what to do.
+
+        Args:
+            turns: parts that have the time limit each. told: marshalled, for child.py.
+            fds: standard input, and the other process of an examination.
+        """
+        self.caps = {"out": limits["output_bytes"], "err": limits["stderr_bytes"],
+                     "report": (turns + 1) * 2 * VALUE_BYTES}  # fmt: skip
+        pipes = [os.pipe() for _ in PIPES]
+        for name, (end, _) in zip(PIPES, pipes, strict=True):
+            os.set_blocking(end, False)
+            self.names[end] = name
+        theirs = [fds[0], *(end for _, end in pipes), *fds[1:]]
+        message = b"".join((len(told).to_bytes(4, sys.byteorder), told))
+        rights = struct.pack(f"={len(theirs)}i", *theirs)
+        sent = self._tell.sendmsg([message], [(_SOCKET, _SCM_RIGHTS, rights)])
+        if sent < len(message):
+            self._tell.sendall(memoryview(message)[sent:])
+        for _, end in pipes:
+            os.close(end)
+
+    def kill(self):
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.ended, signal.SIGKILL)
 
     def cpu(self):
         try:
@@ -88,7 +88,7 @@ class Process:
         return None if len(data) > room and name != "err" else True
 
     def drain(self):
-        """Takes what is left and closes; True when it said more than it may."""
+        """Takes what is left when the process is gone, and closes; True when it said more than it may."""
         over = False
         for fd in list(self.names):
             more = True
@@ -100,36 +100,11 @@ class Process:
         os.close(self.ended)
         return over
 
-    def reap(self):
-        _, self.status, self.usage = os.wait4(self.pid, 0)
-
-    def facts(self, broken, seconds, marks):
-        """(JSON, blobs) of what happened; the host decides what it means."""
-        message = {
-            "broken": broken,
-            "status": self.status,
-            "seconds": seconds,
-            "cpu": self.usage.ru_utime + self.usage.ru_stime,
-            "memory": self.usage.ru_maxrss * 1024,
-            "marks": marks,
-        }
-        return message, [bytes(self.kept[name]) for name in PIPES]
-
-
-def live(settings, sock, other, pipes):
-    """The whole life of a new process: it waits for its work and becomes it."""
-    try:
-        other.close()
-        _, fds, _, _ = socket.recv_fds(sock, 1, 2)
-        message, blobs = receive(sock)
-        sock.close()
-        if message is None:
-            os._exit(0)
-        work = Work.heard(message, blobs)
-        fds = [fds[0], *pipes, fds[1] if len(fds) > 1 else None]
-        del message, blobs, sock
-        (program if work.kind == "program" else examiner).run(settings, work, fds)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(127)
+    def failure(self):
+        """Why it could not be prepared; empty when it could: it closes its socket before foreign code runs."""
+        try:
+            return self._tell.recv(CHUNK)
+        except ConnectionResetError:
+            return b""
+        finally:
+            self._tell.close()

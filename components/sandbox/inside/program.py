@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import builtins
-import contextlib
-import fcntl
 import gc
 import json
 import os
-import signal
 import sys
 import threading
 import traceback
 
-from inside.confine import confine
 from inside.peer import Peer
 
 VALUE_BYTES = 1 << 20
-REPORT, SETUP, PEER = 3, 4, 5
-
-
-def reset_signals():
-    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGHUP, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+REPORT, PEER, SETUP = 3, 5, 9  # descriptors
 
 
 def finish(code):
     """What the interpreter does at exit, without tearing down the warm modules."""
-    import atexit
-
     try:
-        threading._shutdown()
+        if threading.active_count() > 1:
+            threading._shutdown()
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
@@ -67,15 +57,24 @@ def show_error(phase):
 
 
 def open_streams():
+    """Those of the programs, made before the fork: over descriptors of the kinds that programs have there."""
+    kept = [os.dup(fd) for fd in range(3)]
+    end, pipe = os.pipe()
+    null = os.open("/dev/null", os.O_RDONLY)
+    for target, fd in enumerate((null, pipe, pipe)):
+        os.dup2(fd, target)
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    for target, fd in enumerate(kept):
+        os.dup2(fd, target)
+    for fd in (*kept, end, pipe, null):
+        os.close(fd)
 
 
 def load(source, name, arguments, directory):
     """Runs the program as the module `name`; its namespace. Ends the process where it does not compile or raises."""
-    open_streams()
     module = type(sys)(name)
     module.__builtins__ = builtins
     sys.modules[name] = module
@@ -113,49 +112,24 @@ def run_calls(space, calls):
         write_all(REPORT, (json.dumps(line) + "\n").encode())
 
 
-def become(settings, limits, *, fds, directory, address_space, cpu_s, dumpable=True):
-    """Turns this forked process into one that may run foreign code. fds: stdin, out, err, report, setup, peer or None.
+def run(settings, source, argv, environment, directory, arguments, calls, examined):
+    """Becomes the program; never returns.
 
-    Descriptor SETUP tells the supervisor that the preparation failed; it is closed before foreign code runs.
+    Args:
+        source: bytes of a Python program, else `argv` is what to execute. directory: tmp or box.
+        examined: whether an examiner asks for its functions.
     """
-    os.setsid()
-    moved = [None if fd is None else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in fds]
-    for target, fd in enumerate(moved):
-        if fd is not None:
-            os.dup2(fd, target, inheritable=target <= 2)
-    os.closerange(len([fd for fd in moved if fd is not None]), 1024)
+    directory = settings.box if directory == "box" else settings.tmp
     os.chdir(directory)
-    reset_signals()
-    confine(settings, limits, address_space, cpu_s, dumpable)
-
-
-def run(settings, work, fds):
-    """The whole life of the process after the fork; never returns."""
-    try:
-        become(
-            settings,
-            work.limits,
-            fds=fds,
-            directory=work.directory,
-            address_space=work.address_space,
-            cpu_s=work.cpu_s,
-        )
-        if work.argv is not None:
-            os.execve(work.argv[0], [*work.argv, *work.arguments], work.environment)
-        os.close(SETUP)
-        os.environ.update({"HOME": work.directory, "TMPDIR": work.directory})
-        gc.enable()
-        source, arguments = work.source.decode("utf-8", "surrogateescape"), work.arguments
-        calls, examined = work.calls, work.examined
-        directory = work.directory
-        del work, settings, fds
-        space = load(source, "solution" if calls or examined else "__main__", arguments, directory)
-        if examined:
-            Peer(PEER).serve(space)
-        run_calls(space, calls)
-        finish(0)
-    except BaseException as error:  # foreign code ends the process itself: only the preparation fails with SETUP open
-        with contextlib.suppress(OSError):
-            os.write(SETUP, repr(error).encode())
-    finally:
-        os._exit(127)
+    if argv is not None:
+        argv = [part.replace("/box/", f"{settings.box}/") for part in (*argv, *arguments)]
+        os.execve(argv[0], argv, {**os.environ, "HOME": directory, "TMPDIR": directory, **environment})
+    os.close(SETUP)
+    gc.enable()
+    del settings
+    name = "solution" if calls or examined else "__main__"
+    space = load(source.decode("utf-8", "surrogateescape"), name, arguments, directory)
+    if examined:
+        Peer(PEER).serve(space)
+    run_calls(space, calls)
+    finish(0)

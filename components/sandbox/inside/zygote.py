@@ -1,7 +1,8 @@
-"""The warm interpreter: imports once, then forks a supervisor ahead of every request, whose cost nobody waits for.
+"""The warm interpreter: imports once, then forks the supervisor and those that programs are forked from.
 
-Started by worker.py as a script: `zygote.py CONTROL_FD`. It never reads a request itself: nothing of one program is in
-the memory that the next one starts from.
+Started by worker.py as a script: `zygote.py CONTROL_FD`. It never reads a request: nothing of one program is in the
+memory that the next one starts from. Its children are the supervisor (supervisor.py), with which it ends, and the
+processes 1 of the programs' namespaces (init.py); the supervisor asks for a new one when the last is not as it was.
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ from __future__ import annotations
 import ast
 import gc
 import importlib
+import json
 import os
-import select
 import signal
 import socket
 import sys
 import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from inside import supervisor
-from inside.confine import NOBODY, Settings, check, confine, libc
-from inside.frames import pack, receive
+from inside import init, supervisor
+from inside.child import live
+from inside.confine import NOBODY, Settings, check, libc, settle, surrender
+from inside.frames import Reader, pack
+from inside.program import open_streams
 
 # Loaded before the fork, so that programs find them warm: what solutions of public code sets import.
 WARM = (
@@ -28,7 +31,7 @@ WARM = (
     "threading", "time", "typing", "unittest",
 )  # fmt: skip
 BIND, REMOUNT, RDONLY, NOSUID_NOEXEC = 4096, 32, 1, 10
-PROBE = {"cpu_s": 1, "file_bytes": 0, "open_files": 16, "processes": 1, "memory_bytes": 0}
+NEWPID = 0x20000000
 NAMESPACES = ("user", "pid", "net", "ipc", "uts", "mnt", "cgroup")
 
 
@@ -38,11 +41,13 @@ def facts(settings):
     pid = os.fork()
     if pid == 0:
         try:
-            os.dup2(write, 3)
-            confine(settings, PROBE, False, 1)
+            settle(settings)
+            surrender(settings)
             with open("/proc/self/status") as status:
-                filtered = any(line.split() == ["Seccomp:", "2"] for line in status)
-            os.write(3, bytes([filtered, settings.drop_user and os.getuid() == NOBODY]))
+                said = dict(line.split(":\t", 1) for line in status if ":\t" in line)
+            if settings.isolated and any(int(said[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Amb")):
+                raise PermissionError("a program would have capabilities")
+            os.write(write, bytes([said["Seccomp"] == "2\n", settings.drop_user and os.getuid() == NOBODY]))
             os._exit(0)
         except BaseException as error:
             os.write(2, f"sandbox: {error!r}\n".encode())
@@ -66,11 +71,13 @@ def protect_devices():
             check(libc.mount(None, device.path.encode(), None, flags, None), f"make {device.path} read-only")
 
 
-def warm(libraries):
+def warm(settings, libraries):
     """Imports, then hides this package: a program's own module may have the same name."""
     for name in (*WARM, *libraries):
         importlib.import_module(name)
-    ast.literal_eval("[1, 'a']")
+    os.environ.update({"HOME": settings.tmp, "TMPDIR": settings.tmp})
+    open_streams()
+    rehearse()
     del sys.path[0]
     for name in [name for name in sys.modules if name.partition(".")[0] == "inside"]:
         del sys.modules[name]
@@ -79,39 +86,60 @@ def warm(libraries):
     gc.disable()
 
 
+def rehearse():
+    """Does once what every program does: what is made at first use is made here, and shared by all."""
+    ast.literal_eval("[1, 'a']")
+    exec(compile("x = [i for i in range(3)]", "main.py", "exec", dont_inherit=True), {})
+    json.loads(json.dumps({"a": [1, "b", None]}))
+
+
 def main():
     sock = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(sock.fileno(), False)
     for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    message, _ = receive(sock)
+    message, _ = Reader(sock.recv).frame()
     settings = Settings(message)
     if settings.isolated:
         protect_devices()
-    own = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    proc, own = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY), os.open("/proc/self/ns/pid", os.O_RDONLY)
     sys.path.extend(message["paths"])
-    warm(message["libraries"])
+    warm(settings, message["libraries"])
     sock.sendall(pack(facts(settings)))
-    while True:
+    ours, theirs = socket.socketpair()
+    supervising = child(lambda: supervisor.Supervisor(settings, sock, theirs, proc).serve(), ours)
+    sock.close()
+    theirs.close()
+    first = None
+    while ours.recv(1):
+        if first is not None:
+            os.waitpid(first, 0)
         if settings.isolated:
-            check(libc.unshare(supervisor.NEWPID), "new pid namespace")
-        pid = os.fork()
-        if pid == 0:
-            try:
-                supervisor.main(settings, sock)
-                os._exit(0)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(3)
-        status = os.waitpid(pid, 0)[1]
+            check(libc.unshare(NEWPID), "new pid namespace")
+        control, given = socket.socketpair()
+        first = child(lambda control=control: init.main(settings, control, live), ours, given)
         if settings.isolated:
-            check(libc.setns(own, supervisor.NEWPID), "return to the own pid namespace")
-        sock.setblocking(True)
-        if status:
-            os._exit(4)  # the host sees the end of the stream and starts a new worker
-        if select.select([sock], [], [], 0)[0] and not sock.recv(1, socket.MSG_PEEK):
-            os._exit(0)
+            check(libc.setns(own, NEWPID), "return to the own pid namespace")
+        socket.send_fds(ours, [b"1"], [given.fileno()])
+        control.close()
+        given.close()
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(supervising, 0)[1]))
+
+
+def child(life, *close):
+    """Forks a process that lives `life` and ends. close: sockets that are not its own."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        for sock in close:
+            sock.close()
+        life()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(3)
 
 
 if __name__ == "__main__":

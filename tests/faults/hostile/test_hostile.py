@@ -43,7 +43,7 @@ def _assert_clean(sandbox: Sandbox) -> None:
     ends = time.monotonic() + 5
     while True:
         below = psutil.Process(pid).children(recursive=True)
-        if len(below) <= 4:  # bwrap's own, the zygote, and what waits for the next program: supervisor and process
+        if len(below) <= 5:  # bwrap's own, zygote, supervisor, process 1 and the process that waits for its program
             break
         assert time.monotonic() < ends, f"left behind: {below}"
         time.sleep(0.01)
