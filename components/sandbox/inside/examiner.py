@@ -7,13 +7,12 @@ process is not dumpable, so that the program cannot open its memory although the
 
 from __future__ import annotations
 
-import ast
+import _ast
 import builtins
 import io
 import json
 import os
 import sys
-import unittest
 
 from inside.peer import Far, Gone, Peer
 from inside.program import PEER, REPORT, SETUP, VALUE_BYTES, write_all
@@ -45,7 +44,7 @@ def _calls(names, calls):
     """Evaluates the expressions with the program's functions far away and everything else here."""
     for call in calls:
         code = compile(call, "call", "eval", dont_inherit=True)
-        own = _meant(names, ast.parse(call, mode="eval"))
+        own = _meant(names, call, "eval")
         try:
             value = eval(code, own)
             text = repr(value)
@@ -55,16 +54,29 @@ def _calls(names, calls):
         _report(line)
 
 
-def _meant(names, tests):
+def _meant(names, tests, mode):
     """The program's names for these tests.
 
     A program may not pass off its own `abs` or `all` on tests of something else: builtins are taken from it only where
     the tests mention none of its other names, so that one of them is the task.
     """
-    mentioned = {node.id for node in ast.walk(tests) if isinstance(node, ast.Name)} & names.keys()
+    mentioned = _mentioned(compile(tests, "tests.py", mode, _ast.PyCF_ONLY_AST)) & names.keys()
     if any(not hasattr(builtins, name) for name in mentioned):
         return {name: value for name, value in names.items() if not hasattr(builtins, name)}
     return dict(names)
+
+
+def _mentioned(tree):
+    """Every name in a syntax tree. The module ast would do it, and take longer to load than most tests to run."""
+    found, todo = set(), [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, _ast.Name):
+            found.add(node.id)
+        for field in node._fields:
+            value = getattr(node, field, None)
+            todo += [part for part in (value if isinstance(value, list) else [value]) if isinstance(part, _ast.AST)]
+    return found
 
 
 def _unit(names, source):
@@ -78,19 +90,21 @@ def _unit(names, source):
         program.__dict__.update(names)
         program.__all__ = list(names)
     space = module.__dict__
-    space.update(_meant(names, ast.parse(source)))
+    space.update(_meant(names, source, "exec"))
     sys.modules["tests"] = module
     try:
         exec(compile(source, "tests.py", "exec", dont_inherit=True), space)
     except Exception as error:
         return {"passed": 0, "total": 1, "failed": [["tests.py", _said(error)]]}
     failed, total = [], 0
+    unittest = sys.modules.get("unittest")
     for name, value in list(space.items()):
-        if isinstance(value, type) and not isinstance(value, Far) and issubclass(value, unittest.TestCase):
+        case = unittest and isinstance(value, type) and not isinstance(value, Far)
+        if case and issubclass(value, unittest.TestCase):
             suite = unittest.defaultTestLoader.loadTestsFromTestCase(value)
             outcome = unittest.TextTestRunner(stream=io.StringIO()).run(suite)
             total += outcome.testsRun
-            failed += [[str(case), text[-SHOWN:]] for case, text in outcome.failures + outcome.errors]
+            failed += [[str(one), text[-SHOWN:]] for one, text in outcome.failures + outcome.errors]
         elif name.startswith("test_") and type(value) is type(run):
             total += 1
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import shutil
 import stat
 
 from inside.confine import check, libc
@@ -23,8 +24,6 @@ def empty(where):
 
 def renewed(directory):
     """Empties a directory of the host's, where nothing can be mounted."""
-    import shutil  # loads compressors, whose pages every fork would share
-
     shutil.rmtree(directory, ignore_errors=True)
     os.makedirs(directory)
 

@@ -8,8 +8,6 @@ import gc
 import json
 import os
 import sys
-import threading
-import traceback
 
 from inside.peer import Peer
 
@@ -20,7 +18,8 @@ REPORT, PEER, SETUP = 3, 5, 9  # descriptors
 def finish(code):
     """What the interpreter does at exit, without tearing down the warm modules."""
     try:
-        if threading.active_count() > 1:
+        threading = sys.modules.get("threading")
+        if threading is not None and threading.active_count() > 1:
             threading._shutdown()
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
@@ -51,7 +50,8 @@ def show_error(phase):
         trace = trace.tb_next
     os.write(REPORT, (json.dumps({"p": phase, "e": kind.__name__}) + "\n").encode())
     try:
-        traceback.print_exception(kind, error, trace, limit=20)
+        sys.tracebacklimit = 20
+        sys.__excepthook__(kind, error.with_traceback(trace), trace)
     except BaseException:
         os.write(2, kind.__name__.encode())
 

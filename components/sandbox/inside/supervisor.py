@@ -34,12 +34,13 @@ class Supervisor:
     """The whole life of a supervisor.
 
     Args:
-        sock: to the host. factory: to the zygote, which sends a connection to a new process 1 for each byte.
+        sock: descriptor to the host. factory: to the zygote, which sends a connection to a new process 1 for each byte.
         proc: a descriptor of the worker's own /proc, which the programs' own hides.
     """
 
     def __init__(self, settings, sock, factory, proc):
-        self.settings, self.sock, self.factory, self.proc = settings, sock, factory, proc
+        self.settings, self.proc = settings, proc
+        self.sock, self.factory = socket.socket(fileno=sock), socket.socket(fileno=factory)
         self.tmp, self.box = settings.tmp, settings.box
         self.control, self.spare, self.tmp_bytes, self.boxed = None, None, TMP_BYTES, False
         self.worn, self.compiling, self.files = False, False, {}
@@ -216,7 +217,7 @@ class Supervisor:
             cpu_left = limits["cpu_s"] - (timed.cpu() - spent)
             left = (marks[-1] if marks else started) + limits["wall_s"] - now
             if left <= 0:
-                left += min(self.waited_for_processor(timed.pid), STARVED * limits["wall_s"])
+                left += min(self.starved(timed.pid), STARVED * limits["wall_s"])
             if cpu_left <= 0 or left <= 0:
                 broken = "cpu" if cpu_left <= 0 else "wall"
             events = [] if broken else poll.poll(min(left, cpu_left) * 1000 + 1)
@@ -244,10 +245,19 @@ class Supervisor:
             raise EOFError("the host is gone")
         return self.control.fileno() in ready
 
-    def waited_for_processor(self, pid):
-        """Seconds that the process was ready and had no processor: a busy machine is not the program's fault."""
-        try:
-            with open(os.open(f"{pid}/schedstat", os.O_RDONLY, dir_fd=self.proc)) as times:
-                return int(times.read().split()[1]) / 1e9
-        except (OSError, IndexError):
+    def starved(self, pid):
+        """Seconds that the process was ready and had no processor: a busy machine is not the program's fault.
+
+        Unless it has children: those may be what keeps the machine busy.
+        """
+        if self.read(f"{pid}/task/{pid}/children"):
             return 0.0
+        times = self.read(f"{pid}/schedstat").split()
+        return int(times[1]) / 1e9 if len(times) > 1 else 0.0
+
+    def read(self, path):
+        try:
+            with open(os.open(path, os.O_RDONLY, dir_fd=self.proc)) as file:
+                return file.read()
+        except OSError:
+            return ""

@@ -7,28 +7,29 @@ processes 1 of the programs' namespaces (init.py); the supervisor asks for a new
 
 from __future__ import annotations
 
-import ast
+import _ast
+import _signal
+import _socket
 import gc
 import importlib
 import json
 import os
-import signal
-import socket
+import struct
 import sys
-import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from inside import init, supervisor
+from inside import init
 from inside.child import live
 from inside.confine import NOBODY, Settings, check, libc, settle, surrender
 from inside.frames import Reader, pack
 from inside.program import open_streams
 
-# Loaded before the fork, so that programs find them warm: what solutions of public code sets import.
+# Loaded before the fork, so that programs find them warm: what solutions of public code sets import. Nothing else is:
+# a fork takes the longer the more there is.
 WARM = (
     "array", "bisect", "cmath", "collections", "copy", "datetime", "decimal", "enum", "fractions", "functools", "heapq",
     "io", "itertools", "json", "math", "numbers", "operator", "queue", "random", "re", "statistics", "string",
-    "threading", "time", "typing", "unittest",
+    "threading", "time", "typing",
 )  # fmt: skip
 BIND, REMOUNT, RDONLY, NOSUID_NOEXEC = 4096, 32, 1, 10
 NEWPID = 0x20000000
@@ -71,13 +72,16 @@ def protect_devices():
             check(libc.mount(None, device.path.encode(), None, flags, None), f"make {device.path} read-only")
 
 
-def warm(settings, libraries):
-    """Imports, then hides this package: a program's own module may have the same name."""
-    for name in (*WARM, *libraries):
-        importlib.import_module(name)
+def rehearse(settings):
+    """Does once what every program does: what is made at first use is made here, and shared by all.
+
+    Then hides this package: a program's own module may have the same name.
+    """
     os.environ.update({"HOME": settings.tmp, "TMPDIR": settings.tmp})
     open_streams()
-    rehearse()
+    compile("[1, 'a']", "main.py", "eval", _ast.PyCF_ONLY_AST)
+    exec(compile("x = [i for i in range(3)]", "main.py", "exec", dont_inherit=True), {})
+    json.loads(json.dumps({"a": [1, "b", None]}))
     del sys.path[0]
     for name in [name for name in sys.modules if name.partition(".")[0] == "inside"]:
         del sys.modules[name]
@@ -86,41 +90,43 @@ def warm(settings, libraries):
     gc.disable()
 
 
-def rehearse():
-    """Does once what every program does: what is made at first use is made here, and shared by all."""
-    ast.literal_eval("[1, 'a']")
-    exec(compile("x = [i for i in range(3)]", "main.py", "exec", dont_inherit=True), {})
-    json.loads(json.dumps({"a": [1, "b", None]}))
+def supervise(settings, sock, factory, proc):
+    from inside.supervisor import Supervisor  # with modules that no program is to be forked with
+
+    Supervisor(settings, sock.detach(), factory.detach(), proc).serve()
 
 
 def main():
-    sock = socket.socket(fileno=int(sys.argv[1]))
+    sock = _socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(sock.fileno(), False)
-    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for number in (_signal.SIGINT, _signal.SIGPIPE, _signal.SIGTERM, _signal.SIGHUP):
+        _signal.signal(number, _signal.SIG_IGN)
     message, _ = Reader(sock.recv).frame()
     settings = Settings(message)
     if settings.isolated:
         protect_devices()
     proc, own = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY), os.open("/proc/self/ns/pid", os.O_RDONLY)
     sys.path.extend(message["paths"])
-    warm(settings, message["libraries"])
+    for name in (*WARM, *message["libraries"]):
+        importlib.import_module(name)
     sock.sendall(pack(facts(settings)))
-    ours, theirs = socket.socketpair()
-    supervising = child(lambda: supervisor.Supervisor(settings, sock, theirs, proc).serve(), ours)
+    ours, theirs = _socket.socketpair()
+    supervising = child(lambda: supervise(settings, sock, theirs, proc), ours)
     sock.close()
     theirs.close()
+    rehearse(settings)
     first = None
     while ours.recv(1):
         if first is not None:
             os.waitpid(first, 0)
         if settings.isolated:
             check(libc.unshare(NEWPID), "new pid namespace")
-        control, given = socket.socketpair()
+        control, given = _socket.socketpair()
         first = child(lambda control=control: init.main(settings, control, live), ours, given)
         if settings.isolated:
             check(libc.setns(own, NEWPID), "return to the own pid namespace")
-        socket.send_fds(ours, [b"1"], [given.fileno()])
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("=i", given.fileno()))
+        ours.sendmsg([b"1"], [rights])
         control.close()
         given.close()
     os._exit(os.waitstatus_to_exitcode(os.waitpid(supervising, 0)[1]))
@@ -136,8 +142,8 @@ def child(life, *close):
             sock.close()
         life()
         os._exit(0)
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        sys.__excepthook__(type(error), error, error.__traceback__)
     finally:
         os._exit(3)
 

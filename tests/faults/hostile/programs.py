@@ -141,6 +141,26 @@ PYTHON: dict[str, tuple[str, set[str]]] = {
         "import os\nprint('LEAK' if set(os.environ)-{'PATH','LANG','HOME','TMPDIR','PWD','OPENBLAS_NUM_THREADS','OMP_NUM_THREADS','MKL_NUM_THREADS'} else 'nothing')",
         {"accepted"},
     ),
+    "signals to process 1": (
+        "import os,signal\nfor s in range(1,32):\n try: os.kill(1,s); print('LEAK')\n except OSError: pass\nraise SystemExit(3)", {"runtime-error"}
+    ),
+    "limits of process 1": (
+        "import os,resource as r\ndef tried(f,*a):\n try: f(*a); print('LEAK')\n except OSError: pass\n"
+        "tried(r.prlimit,1,r.RLIMIT_NOFILE,(0,0))\ntried(r.prlimit,1,r.RLIMIT_CPU,(1,1))\ntried(r.prlimit,1,r.RLIMIT_NPROC)\n"
+        "tried(os.sched_setaffinity,1,{0})\ntried(os.setpriority,os.PRIO_PROCESS,1,19)\ntried(os.sched_setscheduler,1,os.SCHED_BATCH,os.sched_param(0))\nraise SystemExit(3)",
+        {"runtime-error"},
+    ),
+    "priority of its user": ("import os\nos.setpriority(os.PRIO_USER,os.getuid(),19)\nos.sched_setaffinity(0,{min(os.sched_getaffinity(0))})\nos.setpriority(os.PRIO_PGRP,0,19)", {"accepted"}),
+    "descriptors in flight": (
+        "import socket,os\na,b=socket.socketpair()\nf=[open(f'/tmp/{i}','w+b') for i in range(99)]\nfor x in f: x.write(bytes(9999)); socket.send_fds(a,[b'x'],[x.fileno(),b.fileno()])\nprint('sent')",
+        {"accepted"},
+    ),
+    "a forest of folders": ("import os\nfor i in range(200): os.mkdir('d'); os.chmod('d',0o700); os.chdir('d')\nos.symlink('..','up')\nprint('deep')", {"accepted"}),
+    "a file in place of its folder": ("import os\nos.rename('/tmp','/x')", {"runtime-error"}),
+    "locks and leases on the system": (
+        "import fcntl,os\nf=open('/usr/bin/env','rb')\nfcntl.flock(f,fcntl.LOCK_EX)\ntry: fcntl.fcntl(f,1024,0); print('LEAK')\nexcept OSError: pass\nif os.fork()==0:\n os.setsid()\n while True: pass\n",
+        {"accepted"},
+    ),
     "preload for the next": ("open('/etc/ld.so.preload','w').write('/tmp/evil.so')", {"runtime-error"}),
     "write to a shared library": ("import glob\nopen(sorted(glob.glob('/usr/lib/*/libc.so*'))[0],'r+b').write(b'x')", {"runtime-error"}),
     "type into the terminal": ("import fcntl\nfcntl.ioctl(0,0x5412,b'x')", {"runtime-error"}),

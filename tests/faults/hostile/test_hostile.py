@@ -192,6 +192,49 @@ def test_nothing_of_one_program_is_there_for_the_next(sandbox):
     assert sandbox.run(Program("python", both), [Test(stdin="", expected="1 True True True")] * 2).accepted
 
 
+UNTIDY = {
+    "leaves a process": "import os, time\nif os.fork() == 0:\n time.sleep(99)",
+    "is killed": "import os\nos.kill(os.getpid(), 9)",
+    "runs out of time": "while True: pass",
+    "prints too much": "while True: print('x' * 9999)",
+}  # fmt: skip
+
+
+def _namespace(sandbox: Sandbox) -> str:
+    """Where the next program runs: its pid namespace. It is alone there with process 1."""
+    source = "import os\nprint(os.readlink('/proc/self/ns/pid'), sum(name.isdigit() for name in os.listdir('/proc')))"
+    name, processes = sandbox.run(Program("python", source), [Test(stdin="")]).tests[0].stdout.split()
+    assert processes == "2"
+    return name
+
+
+@pytest.mark.parametrize("name", UNTIDY)
+def test_a_namespace_in_which_anything_went_wrong_is_given_up(sandbox, name):
+    before = _namespace(sandbox)
+    assert _namespace(sandbox) == before  # after an orderly end it is kept
+    sandbox.run(Program("python", UNTIDY[name]), [Test(stdin="")], LIMITS)
+    assert _namespace(sandbox) != before
+
+
+def test_programs_draw_different_random_numbers(sandbox):
+    program = Program("python", "import random\nprint(random.random())")
+    drawn = {test.stdout for test in sandbox.run(program, [Test(stdin="")] * 4).tests}
+    assert len(drawn) == 4
+
+
+def test_where_programs_have_the_user_of_process_1_each_has_a_namespace_of_its_own(monkeypatch):
+    """As for a host user who is not root: nothing that a program does to process 1 reaches the next program."""
+    from components.sandbox import worker
+
+    monkeypatch.setattr(worker, "user_namespace", lambda: None)
+    with Sandbox(workers=1, tier="namespaces", worker_memory_bytes=1 << 30) as pool:
+        before = _namespace(pool)
+        source = "import resource as r\nr.prlimit(1, r.RLIMIT_NOFILE, (0, 0))\nr.prlimit(1, r.RLIMIT_NPROC, (0, 0))"
+        pool.run(Program("python", source), [Test(stdin="")], LIMITS)
+        assert _namespace(pool) != before
+        assert pool.run(*HONEST).accepted
+
+
 def test_closing_the_pool_ends_everything(secret):
     pool = Sandbox(workers=1)
     pool.warm()
