@@ -8,10 +8,7 @@ answered. A refusal (finish reason content_filter, or a refusal in place of cont
 
 from __future__ import annotations
 
-import os
-import random
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,10 +18,8 @@ import httpx
 
 from components.data.schema import Message
 from components.evaluation.sampler import Draw, Drawing, Drawn
-from components.failures import BadInput, DeadlineExceeded, InfrastructureError
-
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-LONGEST_PAUSE_S = 20.0
+from components.failures import BadInput, InfrastructureError
+from components.rewards.endpoint import answered, authorization
 
 
 @dataclass(frozen=True)
@@ -50,17 +45,11 @@ class EndpointSampler:
     context_length: int | None = None
 
     def __init__(self, endpoint: Endpoint, stopping: Callable[[], None] = lambda: None) -> None:
-        headers = {}
-        if endpoint.api_key_env:
-            key = os.environ.get(endpoint.api_key_env)
-            if not key:
-                raise BadInput("the environment variable with the API key is empty", where=endpoint.api_key_env)
-            headers["Authorization"] = f"Bearer {key}"
         self.endpoint, self._stopping = endpoint, stopping
         self.wave = 4 * endpoint.concurrency
         self._client = httpx.Client(
             base_url=endpoint.base_url.rstrip("/") + "/",
-            headers=headers,
+            headers=authorization(endpoint.api_key_env, "API key"),
             limits=httpx.Limits(max_connections=endpoint.concurrency),
         )
         self._pool = ThreadPoolExecutor(endpoint.concurrency, thread_name_prefix="endpoint")
@@ -100,8 +89,7 @@ class EndpointSampler:
 
     def _look(self) -> dict[str, Any]:
         """What the endpoint says of the model, recorded with the scores; its context length where it tells."""
-        ends = time.monotonic() + 60.0
-        answer = self._retried(lambda left: self._client.get("models", timeout=min(left, 10.0)), ends)
+        answer = self._retried(lambda left: self._client.get("models", timeout=min(left, 10.0)), 60.0)
         models = {entry["id"]: entry for entry in answer.json().get("data", []) if "id" in entry}
         if models and self.endpoint.model not in models:
             raise BadInput(
@@ -126,8 +114,7 @@ class EndpointSampler:
         }
         if "max_model_len" in self.facts:  # the endpoint counts the prompt's tokens, so it is asked to use what is left
             body["max_tokens"] = min(drawing.max_new_tokens, int(self.facts["max_model_len"]) - 1)
-        ends = time.monotonic() + self.endpoint.deadline_s
-        answer = self._retried(lambda left: self._post(body, left), ends)
+        answer = self._retried(lambda left: self._post(body, left), self.endpoint.deadline_s)
         return _drawn(request.request_id, answer)
 
     def _post(self, body: dict[str, Any], left: float) -> httpx.Response:
@@ -138,31 +125,16 @@ class EndpointSampler:
             answer = self._client.post("chat/completions", json=body, timeout=httpx.Timeout(left, connect=10.0))
         return answer
 
-    def _retried(self, call: Callable[[float], httpx.Response], ends: float) -> httpx.Response:
-        problem, attempt = "no time left", 0
-        for attempt in range(1, self.endpoint.retries + 2):
-            left = ends - time.monotonic()
-            if left <= 0 or self._ended.is_set():
-                break
-            pause = min(LONGEST_PAUSE_S, 0.5 * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-            try:
-                answer = call(left)
-                if answer.status_code < 400:
-                    return answer
-                problem = f"status {answer.status_code}: {answer.text[:200]}"
-                if answer.status_code not in RETRIED:
-                    raise BadInput(
-                        f"the endpoint refuses the request with {problem}",
-                        where=self.endpoint.base_url,
-                        remedy="Check the model's name, the key and the context length",
-                    )
-                pause = max(pause, min(LONGEST_PAUSE_S, _seconds(answer.headers.get("retry-after"))))
-            except httpx.HTTPError as error:
-                problem = f"{type(error).__name__}: {error}"
-            if attempt <= self.endpoint.retries:
-                self._ended.wait(max(0.0, min(pause, ends - time.monotonic())))
-        kind = DeadlineExceeded if time.monotonic() >= ends else InfrastructureError
-        raise kind(f"{self.endpoint.model} at {self.endpoint.base_url} gave no answer in {attempt} tries: {problem}")
+    def _retried(self, call: Callable[[float], httpx.Response], deadline_s: float) -> httpx.Response:
+        return answered(
+            call,
+            lambda answer: answer,
+            who=f"{self.endpoint.model} at {self.endpoint.base_url}",
+            where=self.endpoint.base_url,
+            retries=self.endpoint.retries,
+            deadline_s=deadline_s,
+            ended=self._ended,
+        )[0]
 
 
 def _drawn(request_id: str, answer: httpx.Response) -> Drawn:
@@ -184,10 +156,3 @@ def _drawn(request_id: str, answer: httpx.Response) -> Drawn:
     if reasoning and not content and reason == "length":
         text = f"<think>{reasoning}"
     return Drawn(request_id, text, tokens, "length" if reason == "length" else "stop")
-
-
-def _seconds(text: str | None) -> float:
-    try:
-        return float(text or 0)
-    except ValueError:
-        return 0.0

@@ -1,8 +1,7 @@
 """A judge over any OpenAI-compatible chat endpoint: cached, retried, budgeted, and every prompt recorded.
 
-Rate limits, 5xx, broken connections, late and unreadable answers are failures of the machine: retried with back-off
-under one deadline, then an InfrastructureError, which masks the sample. A refusal of the request itself (401, 404, 422)
-is bad input: no retry helps. A spent budget is bad input too: going on would train on what is left of the judge.
+Failures of the machine are retried (endpoint.py), then an InfrastructureError, which masks the sample. A refusal of the
+request is bad input. A spent budget is bad input too: going on would train on what is left of the judge.
 
 A reply that does not follow the asked form is asked for once more, with a reminder; then it is an infrastructure error,
 for nothing is known about the response.
@@ -12,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,15 +20,13 @@ from typing import Any, TypeVar
 
 import httpx
 
-from components.failures import BadInput, DeadlineExceeded, InfrastructureError
+from components.failures import BadInput, InfrastructureError
 from components.recipe.execution import JudgeEndpoint
+from components.rewards.endpoint import Unreadable, answered, authorization
 
 Messages = Sequence[Mapping[str, str]]
 T = TypeVar("T")
 
-# Statuses that another try may change; every other one of 400 and above says that the request is wrong.
-_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-_LONGEST_PAUSE_S = 20.0
 REMINDER = "Your reply did not have the form that was asked for. Give the verdict again, exactly in that form."
 
 
@@ -59,22 +54,16 @@ class Judge:
     def __init__(self, endpoint: JudgeEndpoint, *, record: Path | None = None, cache: Path | None = None) -> None:
         if not endpoint.base_url:
             raise BadInput(f"the judge {endpoint.model} has no base_url", where="execution.judges")
-        headers = {}
-        if endpoint.api_key_env:
-            key = os.environ.get(endpoint.api_key_env)
-            if not key:
-                raise BadInput("the environment variable with the judge's API key is empty", where=endpoint.api_key_env)
-            headers["Authorization"] = f"Bearer {key}"
         self.endpoint = endpoint
         self.tokens = self.calls = self.hits = 0
         self._client = httpx.Client(
             base_url=endpoint.base_url.rstrip("/") + "/",
-            headers=headers,
+            headers=authorization(endpoint.api_key_env, "judge's API key"),
             timeout=httpx.Timeout(endpoint.timeout_s, connect=min(10.0, endpoint.timeout_s)),
             limits=httpx.Limits(max_connections=endpoint.concurrency),
         )
         self._slots = threading.BoundedSemaphore(endpoint.concurrency)
-        self._lock = threading.Lock()
+        self._lock, self._ended = threading.Lock(), threading.Event()
         self._record, self._cache_file = record, cache
         self._cache: dict[str, str] = _read_cache(cache) if cache else {}
 
@@ -122,7 +111,7 @@ class Judge:
             return self._written(key, body, JudgeReply(known, 0, 0.0, True, 0))
         with self._slots:
             started = time.monotonic()
-            text, tokens, attempts = self._retried(body, started + self.endpoint.deadline_s)
+            text, tokens, attempts = self._retried(body)
             reply = JudgeReply(text, tokens, time.monotonic() - started, False, attempts)
         with self._lock:
             self.tokens, self.calls = self.tokens + tokens, self.calls + 1
@@ -132,44 +121,35 @@ class Judge:
         return self._written(key, body, reply)
 
     def close(self) -> None:
+        self._ended.set()
         self._client.close()
 
-    def _retried(self, body: Mapping[str, Any], ends: float) -> tuple[str, int, int]:
-        budget, problem = self.endpoint.budget_tokens, ""
-        for attempt in range(1, self.endpoint.retries + 2):
-            if budget is not None and self.tokens >= budget:
-                raise BadInput(
-                    f"the judge {self.endpoint.model} has used {self.tokens} tokens, its budget is {budget}",
-                    where="execution.judges: budget_tokens",
-                    remedy="Raise the budget and run again: the stage goes on from its last checkpoint",
-                )
-            left = ends - time.monotonic()
-            if left <= 0:
-                break
-            pause = min(_LONGEST_PAUSE_S, 0.5 * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-            try:
-                answer = self._client.post("chat/completions", json=body, timeout=min(left, self.endpoint.timeout_s))
-                if answer.status_code < 400:
-                    return *_content(answer), attempt
-                problem = f"status {answer.status_code}: {answer.text[:200]}"
-                if answer.status_code not in _RETRIED:
-                    raise BadInput(
-                        f"the judge {self.endpoint.model} refuses the request with {problem}",
-                        where=f"execution.judges: {self.endpoint.base_url}",
-                        remedy="Check model, key and context length of the endpoint",
-                    )
-                pause = max(pause, _retry_after(answer))
-            except httpx.HTTPError as error:
-                problem = f"{type(error).__name__}: {error}"
-            except _Unreadable as error:
-                problem = str(error)
-            if attempt <= self.endpoint.retries:
-                time.sleep(max(0.0, min(pause, ends - time.monotonic())))
-        kind = DeadlineExceeded if time.monotonic() >= ends else InfrastructureError
-        raise kind(
-            f"the judge {self.endpoint.model} at {self.endpoint.base_url} gave no answer within "
-            f"{self.endpoint.retries + 1} tries and {self.endpoint.deadline_s:g} s; last: {problem or 'no time left'}"
+    def _retried(self, body: Mapping[str, Any]) -> tuple[str, int, int]:
+        endpoint = self.endpoint
+
+        def post(left: float) -> httpx.Response:
+            return self._client.post("chat/completions", json=body, timeout=min(left, endpoint.timeout_s))
+
+        (text, tokens), attempts = answered(
+            post,
+            _content,
+            who=f"the judge {endpoint.model} at {endpoint.base_url}",
+            where=f"execution.judges: {endpoint.base_url}",
+            retries=endpoint.retries,
+            deadline_s=endpoint.deadline_s,
+            ended=self._ended,
+            before=self._affordable,
         )
+        return text, tokens, attempts
+
+    def _affordable(self) -> None:
+        budget = self.endpoint.budget_tokens
+        if budget is not None and self.tokens >= budget:
+            raise BadInput(
+                f"the judge {self.endpoint.model} has used {self.tokens} tokens, its budget is {budget}",
+                where="execution.judges: budget_tokens",
+                remedy="Raise the budget and run again: the stage goes on from its last checkpoint",
+            )
 
     def _written(self, key: str, body: Mapping[str, Any], reply: JudgeReply) -> JudgeReply:
         if self._record is not None:
@@ -178,10 +158,6 @@ class Judge:
             with self._lock:
                 _append(self._record, row)
         return reply
-
-
-class _Unreadable(Exception):
-    """A 200 that is no chat completion."""
 
 
 def _content(answer: httpx.Response) -> tuple[str, int]:
@@ -195,14 +171,7 @@ def _content(answer: httpx.Response) -> tuple[str, int]:
         used = data.get("usage") or {}
         return text, int(used.get("total_tokens") or 0)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _Unreadable(f"no chat completion ({type(error).__name__}): {answer.text[:200]!r}") from error
-
-
-def _retry_after(answer: httpx.Response) -> float:
-    try:
-        return min(_LONGEST_PAUSE_S, float(answer.headers.get("retry-after", 0)))
-    except ValueError:
-        return 0.0
+        raise Unreadable(f"no chat completion ({type(error).__name__}): {answer.text[:200]!r}") from error
 
 
 def _append(path: Path | None, row: Mapping[str, Any]) -> None:

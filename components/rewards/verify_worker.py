@@ -9,12 +9,19 @@ instead (SIGXCPU), so a loaded machine never turns a right answer into a wrong o
 without network, with bounded memory.
 """
 
+import gc
 import json
 import logging
 import os
 import resource
 import signal
 import sys
+
+# Compared once before the first fork: parsers and sympy keep what they work out, and every fork has it then.
+FORMS = (
+    "\\frac{1}{2}", "x^2+1", "(1,2)", "[1,2)", "\\{1,2\\}", "3\\pi", "x=5", "\\sin(x)", "\\sqrt{2}+1",
+    "(-\\infty,2]\\cup[3,\\infty)",
+)  # fmt: skip
 
 
 def compare(judge, request: dict, processor_s: int, memory_bytes: int) -> dict:
@@ -74,7 +81,9 @@ def math_judge():
             return False
         return bool(verify(complex_gold, complex_given, timeout_seconds=None))
 
-    equal("\\frac{1}{2}", "\\sqrt{0.25}")
+    for form in FORMS:
+        for other in (form, "x + 2"):
+            equal(form, other)
     return lambda request: {"equal": equal(request["reference"], request["answer"])}
 
 
@@ -111,6 +120,8 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     judge = {"math": math_judge, "logic": logic_judge}[sys.argv[4]]()
     sys.setrecursionlimit(3000)
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy every page there is
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         print(json.dumps(compare(judge, json.loads(line), processor_s, memory_bytes)), flush=True)

@@ -98,7 +98,7 @@ def test_a_passing_failure_is_retried(judge, url):
 
 @pytest.mark.parametrize("model", ["broken-1", "hangs-up-1", "html-1"])
 def test_a_lasting_failure_is_an_infrastructure_error(judge, url, model):
-    with pytest.raises(InfrastructureError, match="gave no answer within 2 tries"):
+    with pytest.raises(InfrastructureError, match="gave no answer in 2 tries"):
         judge(model, retries=1).ask(TALK, 50)
     assert len(asked(url, model)) == 2
 

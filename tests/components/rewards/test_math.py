@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 
 from components.data.schema import Verifier
+from components.rewards import verify_pool
 from components.rewards.scorer import open_scorer
 from components.rewards.types import RewardRequest
+from components.rewards.verify_pool import VerifyPool
 from tests.components.rewards.pairs import DIFFERENT, EQUAL, MISSED
 
 
@@ -20,8 +21,10 @@ def request(answer: str, reference: str) -> RewardRequest:
 
 @pytest.fixture(scope="module")
 def rewards():
+    """Bombs get 1 s of processor time instead of 2: nothing else in the table needs as much."""
     pairs = [(*pair, True) for pair in EQUAL] + [(*pair, False) for pair in (*DIFFERENT, *MISSED)]
-    with open_scorer(verify_workers=2) as scorer:
+    with pytest.MonkeyPatch.context() as patch, open_scorer(verify_workers=2) as scorer:
+        patch.setattr(verify_pool, "_PROCESSOR_S", 1)
         scored = scorer.score([request(answer, reference) for answer, reference, _ in pairs], deadline_s=30.0)
     return {(answer, reference): reward for (answer, reference, _), reward in zip(pairs, scored, strict=True)}
 
@@ -52,11 +55,8 @@ def test_injected_code_did_not_run(rewards):
     assert not os.path.exists("/tmp/pwned")
 
 
-def test_comparable_as_text_takes_microseconds():
+def test_what_text_and_numbers_decide_asks_no_process(monkeypatch):
+    monkeypatch.setattr(VerifyPool, "submit", None)
     batch = [request(str(n % 7), "3") for n in range(256)]
     with open_scorer() as scorer:
-        started = time.perf_counter()
-        scored = scorer.score(batch, deadline_s=5.0)
-        seconds = time.perf_counter() - started
-    assert sum(reward.value for reward in scored) == 37
-    assert seconds < 1.0
+        assert sum(reward.value for reward in scorer.score(batch, deadline_s=5.0)) == 37
