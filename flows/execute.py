@@ -197,7 +197,7 @@ def live_links(session: Session) -> dict[str, str]:
     tracker = session.tracker
     found = {
         "MLflow": tracker.url,
-        "Data Docs": tracker.page("corpus", "gates"),
+        "Data Docs": tracker.page("corpus", "gates/index.html"),
         "Decontamination": tracker.page("decontaminate", "decontamination/report.html"),
         "Evaluation": tracker.page("evaluate", "evaluation.html"),
         **{

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from components.data.gate_pages import without_network, write_index
 from components.data.suites import Expect, expectation
 from components.failures import BadInput
 
@@ -41,7 +42,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class GateReport:
-    """findings: everything that failed. evaluated: expectations run. directory: results.json and docs/index.html."""
+    """findings: everything that failed. evaluated: expectations run. directory: results.json, docs/index.html and
+    index.html, which has everything on one page and links to the pages beside it, as they are attached to a run."""
 
     findings: tuple[Finding, ...]
     evaluated: int
@@ -49,11 +51,15 @@ class GateReport:
 
     @property
     def pages(self) -> dict[str, Path]:
-        """{name: file} worth showing beside a run: results.json and the validation page of every suite."""
-        found = {"results": self.directory / "results.json"}
-        for page in sorted((self.directory / "docs" / "validations").rglob("*.html")):
-            found[page.relative_to(self.directory / "docs" / "validations").parts[0]] = page
-        return found
+        """{name: file} worth showing beside a run: index, results.json and the validation page of every suite."""
+        own = {"index": self.directory / "index.html", "results": self.directory / "results.json"}
+        return own | self.validations
+
+    @property
+    def validations(self) -> dict[str, Path]:
+        """{suite: its page in the Data Docs}."""
+        root = self.directory / "docs" / "validations"
+        return {page.relative_to(root).parts[0]: page for page in sorted(root.rglob("*.html"))}
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
@@ -138,7 +144,12 @@ def run_gates(
     # Tutorial pictures and fonts, 4 MB that no result needs.
     for folder in ("fonts", "images"):
         shutil.rmtree(directory / "docs" / "static" / folder, ignore_errors=True)
+    without_network(directory / "docs")
     findings.sort(key=lambda finding: (finding.severity != "critical", finding.suite, finding.meaning))
+    validations = GateReport(tuple(findings), evaluated, directory).validations
+    inside = {name: page.relative_to(directory / "docs").as_posix() for name, page in validations.items()}
+    write_index(directory / "docs" / "index.html", results, findings, inside)
+    write_index(directory / "index.html", results, findings, {name: f"{name}.html" for name in validations})
     (directory / "results.json").write_text(
         json.dumps({"suites": results, "findings": [asdict(finding) for finding in findings]}, indent=1) + "\n"
     )

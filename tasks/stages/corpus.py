@@ -239,7 +239,7 @@ def _drift(context: StageContext, section: CorpusConfig, statistics: Mapping[str
     table = drift_table(statistics, before)
     report = run_gates({"drift": (suite("drift", section.gates), table)}, context.scratch / "drift")
     for name, page in report.pages.items():
-        shown = "drift-results" if name == "results" else name
+        shown = f"drift-{name}" if name in ("index", "results") else name
         context.attach(page, f"gates/{shown}{page.suffix}")
     for finding in report.findings:
         log.warning("against %s: %s", earlier.fingerprint[:16], finding)

@@ -1,6 +1,7 @@
 """Real Great Expectations runs: severity decides, the message can be acted on, Data Docs are there."""
 
 import json
+import re
 
 import pytest
 
@@ -49,6 +50,12 @@ def test_critical_stops_and_warning_is_returned(tmp_path):
     assert "has_think" in {finding.column for finding in report.warnings}
     with pytest.raises(BadInput) as caught:
         report.require("corpus")
+    shown = (tmp_path / "index.html").read_text()
+    assert "records without a prompt or text" in shown
+    assert 'href="sft.html"' in shown
+    assert report.validations["sft"].is_file()
+    for page in [tmp_path / "index.html", *(tmp_path / "docs").rglob("*.html")]:
+        assert not re.search(r"(src|href)=\"https?://[^\"]+\.(js|css)", page.read_text()), page
     for part in ("corpus: ", f"{99:016x}", "a.jsonl#99", "1 of 16 unexpected", "expect_column_values_to_be_in_set"):
         assert part in str(caught.value)
 
