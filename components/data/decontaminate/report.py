@@ -21,13 +21,14 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem}table{border-collapse:collapse;margin:.6rem 0}
 th,td{border:1px solid var(--line);padding:.25rem .6rem;text-align:right}
-th:first-child,td:first-child{text-align:left;overflow-wrap:anywhere;min-width:9rem}
+th:first-child,td:first-child{text-align:left;overflow-wrap:anywhere;min-width:12rem}
 .pair{border:1px solid var(--line);border-radius:6px;margin:.8rem 0;padding:.6rem .8rem}
 .pair header{font-size:.85rem;opacity:.8;overflow-wrap:anywhere}
 .sides{display:grid;grid-template-columns:1fr 1fr;gap:1rem}@media(max-width:700px){.sides{grid-template-columns:1fr}}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.45 ui-monospace,monospace;margin:.3rem 0}
 table{display:block;overflow-x:auto}dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem}
 dt{font-weight:600}dd{margin:0}mark{background:var(--mark);color:inherit}code{overflow-wrap:anywhere}.level{font-weight:600}
+.none{opacity:.35}
 """
 
 
@@ -130,9 +131,12 @@ def _semantic(config: DecontaminateConfig) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     def cell(value: object) -> str:
-        return f"{value:,}" if isinstance(value, int) else html.escape(str(value))
+        if isinstance(value, int):
+            return f"<td>{value:,}</td>" if value else "<td class=none>0</td>"
+        name = str(value)  # a file is called by its name, and says its whole path when asked
+        return f'<td title="{html.escape(name)}">{html.escape(name.rpartition("/")[2] or name)}</td>'
 
-    lines = "".join(f"<tr>{''.join(f'<td>{cell(value)}</td>' for value in row)}</tr>" for row in rows)
+    lines = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
     return f"<table><tr>{''.join(f'<th>{html.escape(name)}</th>' for name in head)}</tr>{lines}</table>"
 
 
@@ -152,8 +156,10 @@ def _section(title: str, meaning: str, examples: Examples, decision: str) -> str
 
 
 def _pair(finding: Evidence) -> str:
+    # The name of a record of a user's file begins with the file.
+    split = "" if finding.item.startswith(finding.split) else f"{html.escape(finding.split)} "
     return (
-        f"<div class=pair><header><span class=level>{finding.level} {finding.score:.2f}</span> · {finding.split} "
+        f"<div class=pair><header><span class=level>{finding.level} {finding.score:.2f}</span> · {split}"
         f"{html.escape(finding.field)} <code>{html.escape(finding.item)}</code> · {html.escape(finding.benchmark)} "
         f"{finding.benchmark_field} <code>{html.escape(finding.benchmark_item)}</code></header><div class=sides>"
         f"<div>record<pre>{_marked(finding.text, finding.spans)}</pre></div>"
