@@ -27,10 +27,11 @@ FEWEST_WINDOWS = 12
 
 @dataclass
 class Measured:
-    """injected, found, right: {(benchmark, kind): records}; `right`: flagged for the item they were made from.
+    """injected, found: {(benchmark, kind): records}, made of and flagged at all. right: flagged for the very item they
+    were made from.
 
-    levels: {(kind, level): records}. clean: clean records; alarms: {level: clean records flagged}; examples: evidence
-    of false alarms. confused: injected copies flagged for another item only.
+    levels: {(benchmark, kind, level): injected records flagged}; alarms: {(benchmark, level): clean records flagged},
+    both by the benchmark of the finding. clean: clean records. examples: evidence of false alarms.
     """
 
     injected: Counter = field(default_factory=Counter)
@@ -39,7 +40,6 @@ class Measured:
     levels: Counter = field(default_factory=Counter)
     clean: int = 0
     alarms: Counter = field(default_factory=Counter)
-    alarm_benchmarks: Counter = field(default_factory=Counter)
     examples: list[Evidence] = field(default_factory=list)
 
     def recall(self, kind: str, benchmark: str | None = None) -> float | None:
@@ -48,16 +48,31 @@ class Measured:
         injected = sum(self.injected[key] for key in keys)
         return sum(self.found[key] for key in keys) / injected if injected else None
 
+    def share(self, kind: str, level: str) -> float:
+        """Share of the injected copies of a kind that a level flagged; a copy may be flagged by several."""
+        injected = sum(count for (_, own), count in self.injected.items() if own == kind)
+        flagged = sum(count for (_, own, found), count in self.levels.items() if (own, found) == (kind, level))
+        return flagged / injected if injected else 0.0
+
     @property
     def false_alarms(self) -> int:
-        return sum(count for level, count in self.alarms.items() if level not in CERTAIN)
+        return sum(count for (_, level), count in self.alarms.items() if level not in CERTAIN)
 
-    def precision(self, level: str) -> float | None:
-        """Right findings over all findings of a level; certain levels count clean alarms as copies."""
-        right = sum(count for (kind, own), count in self.levels.items() if own == level and kind in POSITIVES)
-        wrong = sum(count for (kind, own), count in self.levels.items() if own == level and kind in NEGATIVES)
-        wrong += 0 if level in CERTAIN else self.alarms[level]
-        return right / (right + wrong) if right + wrong else None
+    def precision(self, level: str | None = None, benchmark: str | None = None) -> float | None:
+        """Right findings over all findings of a level and a benchmark; certain levels count clean alarms as copies."""
+
+        def asked(own: str, found: str) -> bool:
+            return benchmark in (None, own) and level in (None, found)
+
+        counts = {True: 0, False: 0}
+        for (own, kind, found), count in self.levels.items():
+            if asked(own, found):
+                counts[kind in POSITIVES] += count
+        for (own, found), count in self.alarms.items():
+            if asked(own, found):
+                counts[found in CERTAIN] += count
+        total = sum(counts.values())
+        return counts[True] / total if total else None
 
 
 def injections(
@@ -112,12 +127,11 @@ def measure(
         result.injected[benchmark, kind] += 1
         result.found[benchmark, kind] += bool(evidence)
         result.right[benchmark, kind] += any(found.benchmark_item == item for found in evidence)
-        for level in {found.level for found in evidence}:
-            result.levels[kind, level] += 1
+        for place in {(found.benchmark, kind, found.level) for found in evidence}:
+            result.levels[place] += 1
     for name, evidence in flagged.items():
         if name.startswith("clean#"):
-            result.alarms[evidence[0].level] += 1
-            result.alarm_benchmarks[evidence[0].benchmark, evidence[0].level] += 1
+            result.alarms[evidence[0].benchmark, evidence[0].level] += 1
             if evidence[0].level not in CERTAIN:
                 result.examples.append(evidence[0])
     return result
