@@ -18,6 +18,8 @@ from components.data.text.vocabulary import name_hash
 LONGEST = 2000
 # Operators that make another formula; brackets and bars are often dress.
 STRONG = np.array(sorted(name_hash(mark) for mark in "+-*/=<>^&~!≤≥≠±√∑∫"), dtype=np.uint64)
+# One-letter words that are no variables.
+ARTICLES = np.array([name_hash("a"), name_hash("i")], dtype=np.uint64)
 
 
 @dataclass(frozen=True)

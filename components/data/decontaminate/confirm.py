@@ -3,7 +3,7 @@
 - contained: the item's tokens stand in the text one after another.
 - ngram: enough of the item's own n-grams do (GPT-3's practice), and the longest common subsequence agrees.
 - lcs: so much of the item stands there in order that no single edit explains it away (an edit every few words leaves
-  no 13-gram, as re-wrapped or slightly reworded copies show).
+  no 13-gram, as re-wrapped or slightly reworded copies show), or its long formula does, and half of its words.
 - minhash: nearly the same shingles in another order, and the same numbers.
 - template: the words agree and a number or operator does not. Reported, never removed.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.data.decontaminate.align import align
+from components.data.decontaminate.align import ARTICLES, Alignment, align
 from components.data.decontaminate.evidence import Level
 from components.data.decontaminate.index import SEED, SHORTEST, BenchmarkIndex, drawing
 from components.data.decontaminate.kernels import densest_window, find_run, ngram_hashes
@@ -36,6 +36,10 @@ MINHASH = 0.6
 MINHASH_WORDS = 0.9
 # Below this length one other word is another problem: such items are found whole or not at all.
 SHORTEST_EDITED = 13
+# A formula of so many symbols that is the same, symbol by symbol, leaves half of the other words free.
+LONG_FORMULA = 8
+FORMULA_SYMBOLS = 10
+SAME_FORMULA_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,14 @@ def confirm(index: BenchmarkIndex, position: int, text: Tokens, min_coverage: fl
         return None
     share = found.share if drawn is None else float((~drawn[found.pairs[:, 0]]).sum() / (~drawn).sum())
     pairs = np.stack([places[found.pairs[:, 0]], found.pairs[:, 1] + low], axis=1)
+    alone = _stands_alone(text, int(pairs[0, 1]), int(pairs[-1, 1]) + 1)
+    question = item if drawn is None else item.select(~drawn)
+    same = (
+        alone and _same_formula(index, position, question, found) and min(found.weighted, share) >= SAME_FORMULA_SHARE
+    )
     if index.formula[position]:
-        alone = _stands_alone(text, int(pairs[0, 1]), int(pairs[-1, 1]) + 1)
-        if found.symbols * FORMULA_TOKENS_PER_SYMBOL <= size and found.weighted >= FORMULA_SHARE and alone:
+        near = found.symbols * FORMULA_TOKENS_PER_SYMBOL <= size and found.weighted >= FORMULA_SHARE and alone
+        if near or same:
             return Match(position, "lcs", found.weighted, pairs)
         return Match(position, "template", 0.0, pairs) if share >= TEMPLATE_SHARE and alone else None
     if found.changed or found.symbols * TOKENS_PER_SYMBOL > size:
@@ -82,10 +91,22 @@ def confirm(index: BenchmarkIndex, position: int, text: Tokens, min_coverage: fl
     coverage = float(np.isin(index.ngrams[position], grams).mean())
     if coverage >= min_coverage and found.weighted >= NGRAM_SHARE:
         return Match(position, "ngram", coverage, pairs)
-    needed = LCS_SHARE if size >= LONG_ITEM else SHORT_LCS_SHARE
-    if found.weighted >= needed and share >= NGRAM_SHARE:
+    needed = LCS_SHARE if len(question.hashes) >= LONG_ITEM else SHORT_LCS_SHARE
+    if same or (found.weighted >= needed and share >= NGRAM_SHARE):
         return Match(position, "lcs", found.weighted, pairs)
     return None
+
+
+def _same_formula(index: BenchmarkIndex, position: int, question: Tokens, found: Alignment) -> bool:
+    """A long formula that is the same in a question. Worked solutions share theirs: 30 - 2 = 28, 28 / 2 = 14."""
+    symbols = (question.kinds >= KIND_NUMBER) & (question.kinds <= KIND_LETTER) & ~np.isin(question.hashes, ARTICLES)
+    size = int(symbols.sum())
+    return (
+        index.items[position].field == "question"
+        and not found.changed
+        and size >= LONG_FORMULA
+        and found.symbols * FORMULA_SYMBOLS <= size
+    )
 
 
 def confirm_resembling(index: BenchmarkIndex, position: int, text: Tokens, similarity: float) -> Match | None:

@@ -17,7 +17,7 @@ from components.data.decontaminate.confirm import Match, confirm, confirm_resemb
 from components.data.decontaminate.evidence import Evidence, Level, evidence_texts
 from components.data.decontaminate.index import SEED, BenchmarkIndex, IndexedItem
 from components.data.decontaminate.kernels import ngram_hashes
-from components.data.decontaminate.semantic import Embed, SemanticLevel
+from components.data.decontaminate.semantic import Asked, Embed, SemanticLevel
 from components.data.text.tokens import Tokens, tokenise
 from components.recipe.data import DecontaminateConfig
 
@@ -35,12 +35,12 @@ Fields = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A text that may be a paraphrase. pairs: (item, evidence of its numbers) of SemanticLevel.candidates."""
+    """A text that may be a paraphrase. pairs: what SemanticLevel.candidates asks of it, by item."""
 
     row: int
     field: str
     text: str
-    pairs: tuple[tuple[int, float], ...]
+    pairs: tuple[Asked, ...]
 
 
 @dataclass
@@ -134,7 +134,10 @@ class Detector:
             for text, content in enumerate(texts):
                 if looks_like_code(content):
                     for item, share in self.code.search(content):
-                        add(text, Match(item, "code", share))
+                        # A question with a program in it and other numbers is a template as any other.
+                        known = found.get(text, {}).get(item)
+                        if known is None or known.level != "template" or self.items[item].field != "question":
+                            add(text, Match(item, "code", share))
         for text, items in self.index.siblings(batch):
             if text not in found:
                 add(text, Match(items[0], "template", 0.0))
@@ -160,9 +163,9 @@ class Detector:
             count=len(places),
         )
         before = Counter(self.semantic.counts)
-        by_text: dict[int, list[tuple[int, float]]] = {}
-        for text, item, nats in self.semantic.candidates(batch, wanted):
-            by_text.setdefault(text, []).append((item, nats))
+        by_text: dict[int, list[Asked]] = {}
+        for text, asked in self.semantic.candidates(batch, wanted):
+            by_text.setdefault(text, []).append(asked)
         for place, pairs in sorted(by_text.items()):
             row, name, text = places[place]
             result.candidates.append(Candidate(row, name, text, tuple(pairs)))

@@ -20,7 +20,7 @@ from components.data.schema import BenchmarkItem, Message, PreferenceRecord, Pre
 from components.recipe.data import DecontaminateConfig
 
 # Raise it when the same inputs and config would give another result: it is part of the index fingerprint.
-ALGORITHM = 2
+ALGORITHM = 3
 BATCH = 4096
 
 

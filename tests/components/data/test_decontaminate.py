@@ -19,14 +19,17 @@ from components.data.decontaminate import (
     write_evidence,
     write_report,
 )
+from components.data.decontaminate.agreement import Agreement
 from components.data.decontaminate.clean import read_benchmarks
 from components.data.decontaminate.engine import TextRecord
 from components.data.decontaminate.harness.inject import NEGATIVES, POSITIVES
 from components.data.decontaminate.harness.measure import measure
+from components.data.decontaminate.index import BenchmarkIndex, IndexedItem
 from components.data.decontaminate.rows import lines, parse, texts
 from components.data.dedup import check_disjoint
 from components.data.generator import generate
 from components.data.schema import Message, RlRecord, SftRecord
+from components.data.text.tokens import tokenise
 from components.recipe.data import DecontaminateConfig, GeneratorSource
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -141,6 +144,50 @@ def test_paraphrases_are_found_by_meaning_and_other_numbers_are_not():
     assert result.removed[0].benchmark_item == "b0"
     assert levels(paraphrase.replace("14", "15"), benchmark=(QUESTION, *others), config=config)[0] == []
     assert levels("A train carries 60 people to the coast.", benchmark=(QUESTION, *others), config=config)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("item", "text", "agrees"),
+    [
+        (
+            "Ann has 14 hens and half as many ducks.",
+            "There are fourteen hens, and half that many ducks.",
+            True,
+        ),
+        ("Ann has 14 hens.", "Ann has 15 hens.", False),
+        ("In how many ways do 5 balls go in 2 boxes?", "In how many ways do 5 balls go in 3 boxes?", False),
+        (
+            "Two classes have 80 students, 40% are girls.",
+            "80 students, 40% in A, 21 fewer in B: three rooms.",
+            False,
+        ),
+        ("One of 3 friends has 12 pens.", "There are 3 friends, and 12 pens belong to a single one.", True),
+        ("Compute $\\arcsin (-\\frac{1}{2})$ in degrees.", "Compute $\\arcsin (-1)$ in degrees.", False),
+        ("Evaluate $x^2 + 5x - 7$ at $x = 4$.", "What is the value of $x^2 + 5x - 7$ when $x = 4$?", True),
+    ],
+)
+def test_numbers_and_symbols_agree_or_do_not(item, text, agrees):
+    index = BenchmarkIndex([IndexedItem("b", "1", item), IndexedItem("b", "2", QUESTION)], 13)
+    nats = Agreement(index, [0, 1]).nats(0, tokenise([text]).text(0))
+    assert (nats is not None) == agrees
+
+
+def test_the_same_formula_in_other_words_is_found_and_worked_sums_are_not():
+    formula = "$(26^2 - 24^2 - 10)^2 - 10^2$"
+    benchmark = (f"What is the value of {formula}?", "Compute $7^3 + 4^2 - 11^2 + 5$ by hand.")
+    assert levels(f"Work out the quantity of {formula}.", benchmark=benchmark)[0] == ["lcs"]
+    assert levels(f"Work out the quantity of {formula.replace('24', '25')}.", benchmark=benchmark)[0] == []
+    solution = TextRecord(
+        "b", (("question", QUESTION), ("solution", "Jean has 30 - 2 = 28 pens, 28 / 2 = 14 bags. 14"))
+    )
+    record = sft("How old is Pat?", "Robert is 30 - 2 = 28 years old, so Pat is 28 / 2 = 14 years old. 14")
+    assert decontaminate({"sft": [record]}, {"bench": [solution]}, STRING_ONLY).removed == []
+
+
+def test_a_grid_without_words_of_its_own_is_found_inside_a_text():
+    rows = [" ".join(str(int((n + r) % 9 == 0)) for n in range(40)) for r in range(12)]
+    benchmark = tuple(rows)
+    assert levels(f"Look at this grid and go on.\n\n{rows[3]}\n\nThank you.", benchmark=benchmark)[0] == ["contained"]
 
 
 def test_generated_splits_are_disjoint_and_survive_quickly():
