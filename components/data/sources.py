@@ -186,11 +186,5 @@ def write_sources(path: Path, entries: Iterable[SourceEntry]) -> None:
     Path(path).write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", encoding="utf-8")
 
 
-def write_quarantine(path: Path, rows: Iterable[Quarantined]) -> None:
-    with Path(path).open("w", encoding="utf-8") as stream:
-        for row in rows:
-            stream.write(quarantine_line(row))
-
-
 def quarantine_line(row: Quarantined) -> str:
     return json.dumps(asdict(row), ensure_ascii=False) + "\n"

@@ -25,13 +25,12 @@ from components.data.decontaminate.index import IndexedItem
 from components.data.decontaminate.report import Examples, write_report
 from components.data.decontaminate.rows import Line, benchmark_parts, lines, parse, texts
 from components.data.processes import ordered_in_processes
-from components.data.sources import Quarantined, expand, write_quarantine
+from components.data.sources import Quarantined, expand, quarantine_line
 from components.failures import BadInput
 from components.recipe.data import DecontaminateConfig, GateConfig
 
 BLOCK_LINES = 2048
 BLOCK_BYTES = 8 << 20
-SHOWN_PROBLEMS = 1000
 # A file that loses more than this is the benchmark, or the thresholds are wrong: a person should look.
 MAX_REMOVED_FRACTION = 0.5
 
@@ -147,21 +146,22 @@ def _clean(uris: list[str], index, folder: Path, config: DecontaminateConfig, wo
 
     run = Run(detector, sink)
     malformed: dict[str, int] = dict.fromkeys(uris, 0)
-    quarantine: list[Quarantined] = []
     for uri in uris:
         run.begin(uri)
-    with (folder / "clean.jsonl").open("wb") as stream:
+    with (
+        (folder / "clean.jsonl").open("wb") as stream,
+        (folder / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine,
+    ):
         for uri, searched in _searched(uris, detector, config, workers):
             dropped = run.absorb(uri, _ids(uri, searched.numbers), searched.found)
             stream.writelines(
                 piece for row, line in enumerate(searched.lines) if row not in dropped for piece in (line, b"\n")
             )
             malformed[uri] += len(searched.malformed)
-            room = SHOWN_PROBLEMS - len(quarantine)
-            quarantine += [
-                Quarantined(uri, number, "line", reason, beginning)
-                for number, reason, beginning in searched.malformed[:room]
-            ]
+            quarantine.writelines(
+                quarantine_line(Quarantined(uri, number, "line", reason, beginning))
+                for number, reason, beginning in searched.malformed
+            )
     evidence.close()
     counts = run.counts({name: len(items) for name, items in index.items()})
     for uri in uris:
@@ -178,7 +178,6 @@ def _clean(uris: list[str], index, folder: Path, config: DecontaminateConfig, wo
         "semantic": counts["semantic"],
     }
     write_report(folder / "report.html", counts, examples, summary["index_fingerprint"], config)
-    write_quarantine(folder / "quarantine.jsonl", quarantine)
     (folder / "counts.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
 
