@@ -19,7 +19,7 @@ from components.rewards.types import Reward, RewardRequest
 STRUCTURED = frozenset({"choice", "grid", "table"})
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _LETTER = re.compile(r"^\(?([A-Z])\)?(?![A-Za-z])")
-_SAID = re.compile(r"answer\s*(?:is)?\s*[:\s]\s*\**\(?([A-Z])\)?(?![A-Za-z])", re.IGNORECASE)
+_SAID = re.compile(r"answer\s*(?:is)?\s*[:\s]\s*\**\s*[($]?([A-Z])[)$]?(?![A-Za-z])", re.IGNORECASE)
 
 
 def structured_reward(request: RewardRequest) -> Reward:

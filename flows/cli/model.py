@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -40,6 +41,9 @@ def register(app: typer.Typer) -> None:
         samples: SamplesOption = None,
         items: ItemsOption = None,
         max_new_tokens: LengthOption = None,
+        inspect: Annotated[
+            Path | None, typer.Option("--inspect", metavar="DIR", help="Also write logs for `inspect view` there.")
+        ] = None,
         set_: SetOption = None,
         json_: JsonOption = False,
     ) -> None:
@@ -54,7 +58,7 @@ def register(app: typer.Typer) -> None:
         if is_served(model) or any(is_standard_name(name) for name in names):
             asked = StandardRequest(model=model, **_standard(names, file, judge, samples, items, max_new_tokens),
                                     overrides=set_ or [], **_recipe_of(recipe))  # fmt: skip
-            _evaluate_standard(asked, json_)
+            _inspect(_evaluate_standard(asked, json_), inspect, model)
             return
         from flows.cli import stack
         from flows.cli.run import quiet_prefect, run_request
@@ -67,7 +71,7 @@ def register(app: typer.Typer) -> None:
         home = stack.ensure()
         graph, _ = request.load()
         quiet_prefect(home)
-        run_request("evaluate", request, list(graph.nodes), json_, benchmark)
+        _inspect(run_request("evaluate", request, list(graph.nodes), json_, benchmark), inspect, model)
 
     @app.command()
     def benchmarks(json_: JsonOption = False) -> None:
@@ -207,13 +211,30 @@ def _list_benchmarks(json_: bool) -> None:
     print_table(["benchmark", "samples", "needs", "data"], rows)
 
 
-def _evaluate_standard(request, json_: bool) -> None:
+def _evaluate_standard(request, json_: bool):
     from flows.cli import stack
     from flows.cli.run import quiet_prefect, run_request
 
     request.check()  # names and files, before servers are started
     quiet_prefect(stack.ensure())
-    run_request("evaluate-standard", request, ["benchmarks", "evaluate"], json_)
+    return run_request("evaluate-standard", request, ["benchmarks", "evaluate"], json_)
+
+
+def _inspect(result, directory: Path | None, model: str) -> None:
+    """Writes the answers of a run's evaluations as Inspect logs."""
+    if directory is None:
+        return
+    import os
+
+    from components.artifacts.store import Store
+    from components.evaluation.inspect_log import write_inspect_logs
+    from components.evaluation.scores import load_evaluation
+
+    store = Store.open(os.environ.get("RINGFLOW_STORE"))
+    for stage in result.stages:
+        if stage.ref is not None and stage.ref.kind == "evaluation":
+            logs = write_inspect_logs(load_evaluation(store.fetch(stage.ref)), directory, model)
+            print(f"{len(logs)} logs: inspect view --log-dir {directory}", file=sys.stderr)
 
 
 def _device(device: str):

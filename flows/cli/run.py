@@ -86,8 +86,8 @@ def register(app: typer.Typer) -> None:
         print_plan(made, graph, json_, home)
 
 
-def run_request(flow: str, request, nodes: list[str], json_: bool, benchmarks=None) -> None:
-    """Runs a flow (flows.again) in this process with a board, and prints what it came to."""
+def run_request(flow: str, request, nodes: list[str], json_: bool, benchmarks=None):
+    """Runs a flow (flows.again) in this process with a board, prints what it came to, and returns it if it succeeded."""
     result = run_on_board(flow, request, nodes)
     from components.artifacts.process import boot_seconds, process_began
     from flows.cli.summary import print_result
@@ -95,6 +95,7 @@ def run_request(flow: str, request, nodes: list[str], json_: bool, benchmarks=No
     print_result(result, boot_seconds() - process_began(), json_, benchmarks)
     if not result.succeeded:
         raise typer.Exit(130 if result.cancelled else 1)
+    return result
 
 
 def run_on_board(flow: str, request, nodes: list[str]):
