@@ -87,7 +87,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run_request(flow: str, request, nodes: list[str], json_: bool, benchmarks=None):
-    """Runs a flow (flows.again) in this process with a board, prints what it came to, and returns it if it succeeded."""
+    """Runs a flow (flows.again) in this process with a board, prints and returns what it came to."""
     result = run_on_board(flow, request, nodes)
     from components.artifacts.process import boot_seconds, process_began
     from flows.cli.summary import print_result

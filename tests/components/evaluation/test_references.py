@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Given answers to shared records score as the reference implementations score them; each test names whose numbers.
 
 What is checked elsewhere: the reference answers of AIME, HMMT 2024, OlymMATH, MATH-500 and GSM8K, programs of HumanEval
