@@ -15,7 +15,12 @@ from components.evaluation.types import Evaluation
 from components.failures import BadInput
 
 # Settings that may differ between two scores that are compared: where and by whom they were drawn.
-INCIDENTAL = frozenset({"model", "stage", "weights_sha256", "endpoint", "revision", "max_model_len"})
+INCIDENTAL = frozenset(
+    {
+        *("model", "stage", "weights_sha256", "endpoint", "revision", "max_model_len"),
+        *("served_tokenizer_sha256", "served_chat_template_sha256"),
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from components.artifacts.context import StageContext, StageResult
+from components.artifacts.digest import bytes_sha256, file_sha256
 from components.artifacts.ref import ArtifactRef
 from components.data.jsonl import read_benchmarks
 from components.evaluation.endpoint import Endpoint, EndpointSampler
@@ -39,6 +41,7 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
         facts = {**sampler.facts, "revision": section.served.revision}
         if section.served.directory:
             facts |= {"endpoint": "vLLM, served here", "model": section.served.directory}
+            facts |= served_files(Path(section.served.directory))
         try:
             evaluation = run_suites(agents, suites, section.evaluation, grading, context, facts, files=files)
         except InfrastructureError as error:
@@ -52,6 +55,21 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     context.attach(page, "evaluation.html")
     context.metrics(metrics(evaluation), step=0)
     return StageResult(summary=summary(evaluation))
+
+
+def served_files(directory: Path) -> dict[str, str]:
+    """Digests of what a served directory turns text into tokens with, recorded with its scores."""
+    found = {}
+    if (tokenizer := directory / "tokenizer.json").is_file():
+        found["served_tokenizer_sha256"] = file_sha256(tokenizer)
+    template = directory / "chat_template.jinja"
+    settings = directory / "tokenizer_config.json"
+    text = template.read_text() if template.is_file() else None
+    if text is None and settings.is_file():
+        text = json.loads(settings.read_text()).get("chat_template")
+    if text is not None:
+        found["served_chat_template_sha256"] = bytes_sha256(json.dumps(text).encode())
+    return found
 
 
 def _endpoint(
