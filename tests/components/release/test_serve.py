@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
 
@@ -15,7 +16,14 @@ import psutil
 import pytest
 from rich.console import Console
 
+from components.artifacts.local import LocalContext
+from components.evaluation.benchmark import find
+from components.evaluation.endpoint import Endpoint, EndpointSampler
+from components.evaluation.grading import open_grading
+from components.evaluation.runner import run_suites
+from components.evaluation.suite import suites_of
 from components.failures import BadInput, InfrastructureError
+from components.recipe.evaluation import BenchmarkSettings, EvaluationConfig
 from components.recipe.execution import JudgeEndpoint
 from components.release.chat import AnswerFailed, Chat, converse
 from components.release.serve import PARENT, ServeOptions, start, stretched
@@ -131,6 +139,43 @@ class TestServed:
         with pytest.raises(AnswerFailed, match=r"refused \(400\).*maximum context length"):
             converse(chat, ["9" * 400], Console(file=out))
         assert len(chat.history) == 4
+
+    def test_a_benchmark_on_it_is_scored_and_a_killed_one_goes_on(self, server, tmp_path, monkeypatch):
+        """vLLM's own HTTP, prompts and seeds; the second half is all that a rerun asks for, and draws are repeated."""
+        items = [
+            find("aime25").item({"id": n, "problem": f"{n}+1=?", "answer": str(n + 1), "license": ""}) for n in range(6)
+        ]
+        settings = (BenchmarkSettings(benchmark="aime25", samples=2, max_new_tokens=12),)
+        config = EvaluationConfig(max_new_tokens=12, settings=settings)
+
+        def run(root, calls_left=99):
+            context = LocalContext(root, "evaluate", 5, quiet=True)
+            asked = []
+            with (
+                EndpointSampler(Endpoint(server.base_url, server.model, concurrency=1)) as sampler,
+                ExitStack() as held,
+            ):
+                draw = sampler.draw
+
+                def counted(requests, drawing):
+                    if len(asked) == calls_left:
+                        raise KeyboardInterrupt("killed")
+                    asked.append(len(requests))
+                    return draw(requests, drawing)
+
+                monkeypatch.setattr(sampler, "draw", counted)
+                grading = open_grading(held, items, "", context.execution, {}, root / "judge.jsonl")
+                suites = suites_of({"aime25": items}, config)
+                return asked, run_suites(sampler, suites, config, grading, context, sampler.facts)
+
+        _, whole = run(tmp_path / "whole")
+        assert (whole.overall.answers, whole.overall.errors) == (12, 0)
+        assert whole.settings["max_model_len"] == 256
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed", calls_left=1)
+        asked, resumed = run(tmp_path / "killed")
+        assert asked == [4, 4], "of three waves the first was kept"
+        assert [answer.response for answer in resumed.answers] == [answer.response for answer in whole.answers]
 
     def test_the_port_is_taken_now(self, server, tmp_path):
         port = int(server.base_url.split(":")[2].split("/")[0])
