@@ -46,7 +46,8 @@ def write_report(evaluation: Evaluation, path: Path, title: str, more: str = "")
     """Writes the page. title: what was evaluated, e.g. the stage's name; more: HTML shown below the scores."""
     data = json.dumps(_items(evaluation.answers), ensure_ascii=False).replace("<", "\\u003c")
     rows = "".join(
-        _row(name, score) for name, score in {**evaluation.benchmarks, "overall": evaluation.overall}.items()
+        _row(name, score, _headline(evaluation, name))
+        for name, score in {**evaluation.benchmarks, "overall": evaluation.overall}.items()
     )
     further = "".join(
         f"<tr><td>{escape(name)}</td><td>{escape(key)}</td><td>{escape(str(metric))}</td></tr>"
@@ -56,14 +57,16 @@ def write_report(evaluation: Evaluation, path: Path, title: str, more: str = "")
     settings = "".join(
         f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>"
         for key, value in sorted(evaluation.settings.items())
+        if key != "suites"
     )
+    suites = _suites(evaluation.settings.get("suites") or {})
     page = (
         PAGE.replace("@TITLE@", escape(title))
-        .replace("@K@", str(evaluation.overall.samples))
         .replace("@CONFIDENCE@", f"{100 * evaluation.overall.avg.confidence:g}")
         .replace("@SCORES@", rows)
         .replace("@FURTHER@", FURTHER.replace("@ROWS@", further) if further else "")
         .replace("@MORE@", more)
+        .replace("@SUITES@", suites)
         .replace("@SETTINGS@", settings)
         .replace("@DATA@", data)
     )
@@ -71,10 +74,34 @@ def write_report(evaluation: Evaluation, path: Path, title: str, more: str = "")
     return path
 
 
-def _row(name: str, score: Score) -> str:
+def _headline(evaluation: Evaluation, name: str) -> str:
+    """What the benchmark is known by, where that is not its avg@k."""
+    headline = find(name).headline if is_standard(name) else "avg"
+    metric = evaluation.metrics.get(name, {}).get(headline)
+    return f"{headline} {metric}" if metric is not None else ""
+
+
+def _suites(suites: Mapping[str, Mapping[str, object]]) -> str:
+    """HTML of how each benchmark was drawn."""
+    if not suites:
+        return ""
+    names = list(dict.fromkeys(key for found in suites.values() for key in found))
+    header = "".join(f"<th>{escape(name)}</th>" for name in ("benchmark", *names))
+    body = "".join(
+        f"<tr><td>{escape(name)}</td>"
+        + "".join(f"<td>{escape(str(found.get(key, '')))}</td>" for key in names)
+        + "</tr>"
+        for name, found in suites.items()
+    )
+    return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _row(name: str, score: Score, headline: str) -> str:
     largest = max(score.pass_at)
     cells = (
         name,
+        headline,
+        score.samples,
         f"{100 * score.avg.value:.1f}",
         f"{100 * score.avg.low:.1f} to {100 * score.avg.high:.1f}",
         f"{100 * score.pass_at[largest]:.1f} (k={largest})",
@@ -142,19 +169,20 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:1240px;margin:2rem auto;paddin
 table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
 td,th{padding:.25rem .5rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 td:first-child,th:first-child{text-align:left}
+#settings td{text-align:left;white-space:normal;overflow-wrap:anywhere}
 #filters{display:flex;gap:.6rem;flex-wrap:wrap;margin:1rem 0}select,input{font:inherit;padding:.2rem .4rem}
 details{border-bottom:1px solid var(--line);padding:.3rem 0}summary{cursor:pointer}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.6rem;border-radius:4px;margin:.3rem 0}
 .correct{color:var(--good)}.wrong,.error{color:var(--bad)}.bar{display:inline-block;width:3.2rem;text-align:right}
 </style></head><body>
 <h1>@TITLE@</h1>
-<table><thead><tr><th>benchmark</th><th>avg@@K@ %</th><th>@CONFIDENCE@ % interval</th><th>pass@k %</th><th>items</th>
+<table><thead><tr><th>benchmark</th><th>known by</th><th>k</th><th>avg@k %</th><th>@CONFIDENCE@ % interval</th><th>pass@k %</th><th>items</th>
 <th>answers</th><th>correct</th><th>wrong</th><th>graded</th><th>truncated</th><th>no answer</th><th>refused</th>
 <th>judge failed</th><th>errors</th><th>tokens</th></tr></thead>
 <tbody>@SCORES@</tbody></table>
 @FURTHER@
 @MORE@
-<details><summary>Settings</summary><table>@SETTINGS@</table></details>
+<details><summary>Settings</summary>@SUITES@<table id="settings">@SETTINGS@</table></details>
 <h2>Items</h2>
 <div id="filters"><select id="benchmark" aria-label="benchmark"></select>
 <select id="outcome" aria-label="outcome"><option value="">any outcome</option>
