@@ -176,7 +176,8 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.
 .correct{color:var(--good)}.wrong,.error{color:var(--bad)}.bar{display:inline-block;width:3.2rem;text-align:right}
 </style></head><body>
 <h1>@TITLE@</h1>
-<table><thead><tr><th>benchmark</th><th>known by</th><th>k</th><th>avg@k %</th><th>@CONFIDENCE@ % interval</th><th>pass@k %</th><th>items</th>
+<table><thead><tr><th>benchmark</th><th>known by</th><th>k</th><th>avg@k %</th>
+<th>@CONFIDENCE@ % interval</th><th>pass@k %</th><th>items</th>
 <th>answers</th><th>correct</th><th>wrong</th><th>graded</th><th>truncated</th><th>no answer</th><th>refused</th>
 <th>judge failed</th><th>errors</th><th>tokens</th></tr></thead>
 <tbody>@SCORES@</tbody></table>

@@ -7,10 +7,13 @@ item give both without bias.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from components.data.schema import Verifier
 from components.evaluation.benchmark import Benchmark, Hub, Question, RecordProblem, Row
+from components.evaluation.statistics import mean_interval, pass_at_k
+from components.evaluation.types import Answer, Metric
 
 PROMPT = """Each pair of grids below follows one rule that turns its input into its output. Cells are digits, 0 to 9.
 
@@ -57,6 +60,21 @@ def _shown(grid: Iterable[Iterable[int]]) -> str:
     return "\n".join(json.dumps(list(row)) for row in grid)
 
 
+def attempts(answers: Sequence[Answer], confidence: float, files: Mapping[str, Path]) -> dict[str, Metric]:
+    """pass@1 and pass@2: a task counts when all its test grids are right in one of the attempts."""
+    items: dict[str, list[bool]] = {}
+    for answer in answers:
+        if answer.value is not None:
+            items.setdefault(answer.item, []).append(answer.value >= 1)
+    found = {}
+    for k in (1, 2):
+        values = [pass_at_k(len(tries), sum(tries), k) for tries in items.values() if len(tries) >= k]
+        if values:
+            interval = mean_interval(values, 1, confidence)
+            found[f"pass@{k}"] = Metric(interval.value, interval.low, interval.high)
+    return found
+
+
 BENCHMARKS = (
     Benchmark(
         name="arc-agi-1",
@@ -66,6 +84,8 @@ BENCHMARKS = (
         source="arXiv 2510.18855 section 5, arXiv 2510.22115",
         hub=Hub("dataartist/arc-agi", "evaluation"),
         samples=4,
+        metrics=attempts,
+        headline="pass@1",
         top_p=0.95,
         max_new_tokens=131_072 - 16_384,
     ),

@@ -100,6 +100,9 @@ def test_always_right_always_wrong_half_right(tmp_path: Path, right, value: floa
     assert {name: score.avg.value for name, score in evaluation.benchmarks.items()} == dict.fromkeys(mixed(), value)
     assert evaluation.metrics["ifeval"]["prompt strict"].value == value
     assert evaluation.metrics["ifeval"]["instruction loose"].value == value
+    two = {1.0: 1.0, 0.0: 0.0, 0.5: 5 / 6}[value]  # two of four right, two attempts drawn from them
+    assert evaluation.metrics["arc-agi-1"]["pass@1"].value == value
+    assert evaluation.metrics["arc-agi-1"]["pass@2"].value == pytest.approx(two)
     assert evaluation.settings["suites"]["aime25"]["samples"] == 4
     evaluation.write(tmp_path)
     assert load_evaluation(tmp_path) == evaluation
