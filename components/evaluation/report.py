@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 
@@ -31,47 +31,40 @@ def boards(evaluation: Evaluation, files: Mapping[str, Path]) -> str:
         answers = [answer for answer in evaluation.answers if answer.benchmark == name]
         rows = board(answers, own_files(files, name)) if board is not None else []
         if rows:
-            header = "".join(f"<th>{escape(key)}</th>" for key in rows[0])
-            body = "".join(
-                "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row.values()) + "</tr>" for row in rows
-            )
-            found += (
-                f"<h2>Scoreboard of {escape(name)}</h2>"
-                f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
-            )
+            found += f"<h2>Scoreboard of {escape(name)}</h2>" + _table(list(rows[0]), [row.values() for row in rows])
     return found
 
 
 def write_report(evaluation: Evaluation, path: Path, title: str, more: str = "") -> Path:
     """Writes the page. title: what was evaluated, e.g. the stage's name; more: HTML shown below the scores."""
     data = json.dumps(_items(evaluation.answers), ensure_ascii=False).replace("<", "\\u003c")
-    rows = "".join(
-        _row(name, score, _headline(evaluation, name))
-        for name, score in {**evaluation.benchmarks, "overall": evaluation.overall}.items()
-    )
-    further = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(key)}</td><td>{escape(str(metric))}</td></tr>"
-        for name, found in evaluation.metrics.items()
-        for key, metric in found.items()
-    )
-    settings = "".join(
-        f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>"
-        for key, value in sorted(evaluation.settings.items())
-        if key != "suites"
-    )
-    suites = _suites(evaluation.settings.get("suites") or {})
+    scores = {**evaluation.benchmarks, "overall": evaluation.overall}
+    further = [(name, key, metric) for name, found in evaluation.metrics.items() for key, metric in found.items()]
+    suites = evaluation.settings.get("suites") or {}
+    keys = list(dict.fromkeys(key for found in suites.values() for key in found))
+    drawn = [[name, *(found.get(key, "") for key in keys)] for name, found in suites.items()]
+    settings = [(key, value) for key, value in sorted(evaluation.settings.items()) if key != "suites"]
     page = (
         PAGE.replace("@TITLE@", escape(title))
         .replace("@CONFIDENCE@", f"{100 * evaluation.overall.avg.confidence:g}")
-        .replace("@SCORES@", rows)
-        .replace("@FURTHER@", FURTHER.replace("@ROWS@", further) if further else "")
+        .replace("@SCORES@", _rows([_row(name, score, _headline(evaluation, name)) for name, score in scores.items()]))
+        .replace("@FURTHER@", FURTHER.replace("@ROWS@", _rows(further)) if further else "")
         .replace("@MORE@", more)
-        .replace("@SUITES@", suites)
-        .replace("@SETTINGS@", settings)
+        .replace("@SUITES@", _table(["benchmark", *keys], drawn) if drawn else "")
+        .replace("@SETTINGS@", _rows(settings))
         .replace("@DATA@", data)
     )
     path.write_text(page)
     return path
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    names = "".join(f"<th>{escape(name)}</th>" for name in header)
+    return f"<table><thead><tr>{names}</tr></thead><tbody>{_rows(rows)}</tbody></table>"
+
+
+def _rows(rows: Iterable[Iterable[object]]) -> str:
+    return "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
 
 
 def _headline(evaluation: Evaluation, name: str) -> str:
@@ -81,45 +74,19 @@ def _headline(evaluation: Evaluation, name: str) -> str:
     return f"{headline} {metric}" if metric is not None else ""
 
 
-def _suites(suites: Mapping[str, Mapping[str, object]]) -> str:
-    """HTML of how each benchmark was drawn."""
-    if not suites:
-        return ""
-    names = list(dict.fromkeys(key for found in suites.values() for key in found))
-    header = "".join(f"<th>{escape(name)}</th>" for name in ("benchmark", *names))
-    body = "".join(
-        f"<tr><td>{escape(name)}</td>"
-        + "".join(f"<td>{escape(str(found.get(key, '')))}</td>" for key in names)
-        + "</tr>"
-        for name, found in suites.items()
-    )
-    return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _row(name: str, score: Score, headline: str) -> str:
+def _row(name: str, score: Score, headline: str) -> list[object]:
     largest = max(score.pass_at)
-    cells = (
+    return [
         name,
         headline,
         score.samples,
         f"{100 * score.avg.value:.1f}",
         f"{100 * score.avg.low:.1f} to {100 * score.avg.high:.1f}",
         f"{100 * score.pass_at[largest]:.1f} (k={largest})",
-        *(
-            score.items,
-            score.answers,
-            score.correct,
-            score.wrong,
-            score.scored,
-            score.truncated,
-            score.no_answer,
-            score.refused,
-            score.judge_failed,
-            score.errors,
-        ),
+        *(score.items, score.answers, score.correct, score.wrong, score.scored, score.truncated, score.no_answer),
+        *(score.refused, score.judge_failed, score.errors),
         f"{score.mean_tokens:.0f}",
-    )
-    return "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
+    ]
 
 
 def _items(answers: list[Answer]) -> list[dict]:
