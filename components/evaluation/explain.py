@@ -27,7 +27,8 @@ ROUNDING = 0.5e-4 + 1e-9
 class Explanation:
     """name: benchmark, or `overall`. answers: those the score is made of. graph: the lineage of the evaluation.
 
-    benchmarks: the shards that the questions came from. trained_on: the shards of splits that the model's stages read.
+    model: None for one that was asked over HTTP. benchmarks: the shards that the questions came from. trained_on: the
+    shards of splits that the model's stages read.
     """
 
     node: LineageNode
@@ -35,7 +36,7 @@ class Explanation:
     score: Score
     answers: tuple[Answer, ...]
     settings: Mapping[str, Any]
-    model: LineageNode
+    model: LineageNode | None
     graph: Graph
     benchmarks: tuple[Source, ...]
     trained_on: tuple[Source, ...]
@@ -61,8 +62,9 @@ def explain(store: Store, ref: ArtifactRef, name: str = OVERALL) -> Explanation:
         raise IntegrityError(f"{ref.uri}: {name} was published as {published}, its answers give {score.avg.value:.6f}")
     graph = lineage(store, ref)
     node = graph.nodes[graph.root]
-    model = graph.nodes[node.inputs["model"]]
-    _same_model(evaluation, model)
+    model = graph.nodes[node.inputs["model"]] if "model" in node.inputs else None
+    if model is not None:
+        _same_model(evaluation, model)
     wanted = None if name == OVERALL else name
     return Explanation(
         node=node,
@@ -127,9 +129,7 @@ def render_text(found: Explanation, answers: int = 3) -> str:
         f"evaluation  {found.node.label}",
         f"            {found.node.ref.uri}",
         *_where(found.node),
-        f"model       {found.model.label}",
-        f"            {found.model.ref.uri}",
-        *_where(found.model),
+        *_model(found),
         f"MLflow run  {made.mlflow_run_id or 'none'}, Prefect run {made.prefect_run_id or 'none'}",
         "",
         "settings",
@@ -164,7 +164,7 @@ def to_json(found: Explanation) -> dict[str, Any]:
         "score": f"{found.node.ref.stage}/{found.name}",
         "value": asdict(found.score),
         "evaluation": _artifact(found.node),
-        "model": _artifact(found.model),
+        "model": _artifact(found.model) if found.model is not None else _asked(found),
         "settings": dict(found.settings),
         "config": {key: value.model_dump() for key, value in found.node.made.config.items()},
         "benchmarks": [asdict(source) for source in found.benchmarks],
@@ -174,6 +174,17 @@ def to_json(found: Explanation) -> dict[str, Any]:
         "items": [{"item": item, "mean": mean, "answers": count} for item, mean, count in item_means(found)],
         "answers": [asdict(answer) for answer in found.answers],
     }
+
+
+def _model(found: Explanation) -> list[str]:
+    if found.model is None:
+        return [f"model       {' at '.join(filter(None, _asked(found).values()))}, which the store does not hold"]
+    return [f"model       {found.model.label}", f"            {found.model.ref.uri}", *_where(found.model)]
+
+
+def _asked(found: Explanation) -> dict[str, str]:
+    """What a model behind HTTP was called, and where it was."""
+    return {name: str(found.settings.get(name) or "") for name in ("model", "endpoint")}
 
 
 def _artifact(node: LineageNode) -> dict[str, Any]:

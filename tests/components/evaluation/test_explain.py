@@ -57,6 +57,20 @@ def evaluated(publish, tmp_path: Path):  # noqa: F811
     return make
 
 
+def test_a_model_behind_http_is_named(store, evaluated, publish, tmp_path):  # noqa: F811
+    made = {path.name: path.read_text() for path in (tmp_path / "evaluation" / "output").iterdir()}
+    corpus = publish("benchmarks", "corpus", files={"sources.json": json.dumps(SHARDS)})
+    settings = json.loads(made["scores.json"])
+    settings["settings"] |= {"model": "qwen3", "endpoint": "http://127.0.0.1:1/v1"}
+    made["scores.json"] = json.dumps(settings)
+    summary = {"sums": 0.5, "overall": 0.5}
+    ref = publish("evaluate", "evaluation", {}, {"corpus": corpus}, files=made, summary=summary)
+    found = explain(store, ref, "sums")
+    assert found.model is None
+    assert "model       qwen3 at http://127.0.0.1:1/v1, which the store does not hold" in render_text(found)
+    assert to_json(found)["model"] == {"model": "qwen3", "endpoint": "http://127.0.0.1:1/v1"}
+
+
 def test_a_score_is_explained_down_to_answers_settings_model_and_data(store, evaluated):  # noqa: F811
     found = explain(store, evaluated(), "sums")
     assert (found.score.avg.value, len(found.answers)) == (0.5, 8)
