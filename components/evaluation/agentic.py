@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
 from components.data.schema import Message
-from components.evaluation.sampler import Draw, Drawing, Drawn, Sampler
+from components.evaluation.sampler import Draw, Drawing, Drawn, Sampler, in_parts
 from components.recipe.evaluation import AgenticConfig
 from components.rewards import extract
 
@@ -103,7 +103,12 @@ class AgenticSampler:
         return None
 
     def draw(self, requests: list[Draw], drawing: Drawing) -> list[Drawn]:
-        return [self._solve(request, drawing) for request in requests]
+        return [drawn for part in self.parts(requests, drawing) for drawn in part]
+
+    def parts(self, requests: list[Draw], drawing: Drawing) -> Iterator[list[Drawn]]:
+        """One attempt after another: each is a whole search."""
+        for request in requests:
+            yield [self._solve(request, drawing)]
 
     def _solve(self, request: Draw, drawing: Drawing) -> Drawn:
         config, problem = self._config, request.messages[-1].content
@@ -187,13 +192,14 @@ class ByBenchmark:
         return self._usual.room(messages)
 
     def draw(self, requests: list[Draw], drawing: Drawing) -> list[Drawn]:
-        found: dict[str, Drawn] = {}
-        for sampler, chosen in (
-            (self._special, [r for r in requests if r.request_id.partition("|")[0] in self._benchmarks]),
-            (self._usual, [r for r in requests if r.request_id.partition("|")[0] not in self._benchmarks]),
-        ):
-            found |= {drawn.request_id: drawn for drawn in sampler.draw(chosen, drawing)} if chosen else {}
+        found = {drawn.request_id: drawn for part in self.parts(requests, drawing) for drawn in part}
         return [found[request.request_id] for request in requests]
+
+    def parts(self, requests: list[Draw], drawing: Drawing) -> Iterator[list[Drawn]]:
+        special = [request for request in requests if request.request_id.partition("|")[0] in self._benchmarks]
+        usual = [request for request in requests if request.request_id.partition("|")[0] not in self._benchmarks]
+        yield from in_parts(self._usual, usual, drawing)
+        yield from in_parts(self._special, special, drawing)
 
 
 def read_grade(text: str) -> Grade | None:

@@ -145,7 +145,7 @@ details{border-bottom:1px solid var(--line);padding:.3rem 0}summary{cursor:point
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.6rem;border-radius:4px;margin:.3rem 0}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:.8rem}@media(max-width:700px){.pair{grid-template-columns:1fr}}
 .gained{color:var(--good)}.lost{color:var(--bad)}
-#settings td{text-align:left;white-space:normal;overflow-wrap:anywhere}
+#settings td{text-align:left;white-space:normal;overflow-wrap:anywhere}#settings td:first-child{white-space:nowrap}
 </style></head><body>
 <h1>@TITLE@</h1>
 <p>@AFTER@ against @BEFORE@, on the items both answered. All intervals of the table hold together with @CONFIDENCE@ %,

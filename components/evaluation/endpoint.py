@@ -9,8 +9,9 @@ answered. A refusal (finish reason content_filter, or a refusal in place of cont
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ from components.data.schema import Message
 from components.evaluation.sampler import Draw, Drawing, Drawn
 from components.failures import BadInput, InfrastructureError
 from components.rewards.endpoint import answered, authorization
+
+# How often answers that have come are handed on, to be checked and kept while others are still drawn.
+PART_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,24 @@ class EndpointSampler:
         return None
 
     def draw(self, requests: list[Draw], drawing: Drawing) -> list[Drawn]:
-        futures = [self._pool.submit(self._one, request, drawing) for request in requests]
-        found = []
+        found = {drawn.request_id: drawn for part in self.parts(requests, drawing) for drawn in part}
+        return [found[request.request_id] for request in requests]
+
+    def parts(self, requests: list[Draw], drawing: Drawing) -> Iterator[list[Drawn]]:
+        """What came in the last PART_S seconds, again and again; the rest goes on meanwhile."""
+        waiting = {self._pool.submit(self._one, request, drawing) for request in requests}
         try:
-            for future in futures:
-                self._stopping()
-                found.append(future.result())
-        except BaseException:
-            for future in futures:
+            while waiting:
+                ends, part = time.monotonic() + PART_S, []
+                while waiting and (left := ends - time.monotonic()) > 0:
+                    done, waiting = wait(waiting, min(left, 1.0), FIRST_EXCEPTION)
+                    part += [future.result() for future in done]
+                    self._stopping()
+                if part:
+                    yield part
+        finally:
+            for future in waiting:
                 future.cancel()
-            raise
-        return found
 
     def close(self) -> None:
         self._ended.set()

@@ -43,7 +43,7 @@ def write_report(evaluation: Evaluation, path: Path, title: str, more: str = "")
     suites = evaluation.settings.get("suites") or {}
     keys = list(dict.fromkeys(key for found in suites.values() for key in found))
     drawn = [[name, *(found.get(key, "") for key in keys)] for name, found in suites.items()]
-    settings = [(key, value) for key, value in sorted(evaluation.settings.items()) if key != "suites"]
+    settings = [(key, value) for key, value in sorted(evaluation.settings.items()) if key not in ("suites", "settings")]
     page = (
         PAGE.replace("@TITLE@", escape(title))
         .replace("@CONFIDENCE@", f"{100 * evaluation.overall.avg.confidence:g}")
@@ -136,7 +136,7 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:1240px;margin:2rem auto;paddin
 table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
 td,th{padding:.25rem .5rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 td:first-child,th:first-child{text-align:left}
-#settings td{text-align:left;white-space:normal;overflow-wrap:anywhere}
+#settings td{text-align:left;white-space:normal;overflow-wrap:anywhere}#settings td:first-child{white-space:nowrap}
 #filters{display:flex;gap:.6rem;flex-wrap:wrap;margin:1rem 0}select,input{font:inherit;padding:.2rem .4rem}
 details{border-bottom:1px solid var(--line);padding:.3rem 0}summary{cursor:pointer}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.6rem;border-radius:4px;margin:.3rem 0}

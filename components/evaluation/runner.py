@@ -1,9 +1,10 @@
 """Runs benchmarks: samples every answer, scores it, and keeps what is finished across a kill -9.
 
 Answers of all benchmarks go to the engines together in large waves, longest first, so that short benchmarks fill the
-gaps of long ones; after each wave the finished answers enter the resume area and are never drawn again. Every answer
-has a seed of its own made from (stage seed, benchmark, item, sample), so batching, order and resuming change nothing,
-and two models are compared on common random numbers.
+gaps of long ones; after each wave (every few seconds from an endpoint, after every attempt of several agents) the
+finished answers enter the resume area and are never drawn again. Every answer has a seed of its own made from (stage
+seed, benchmark, item, sample), so batching, order and resuming change nothing, and two models are compared on common
+random numbers.
 
 A verifier that fails is retried once; more failures than `max_error_fraction` stop the stage as an infrastructure
 failure. An error is never a wrong answer. What is asked of the judge is decided before anything is sampled.
@@ -21,7 +22,7 @@ from typing import Any
 from components.artifacts.context import StageContext
 from components.data.schema import BenchmarkItem, Message
 from components.evaluation.pace import Pace
-from components.evaluation.sampler import Codec, Draw, Drawing, Drawn, Engines, EngineSampler, Sampler
+from components.evaluation.sampler import Codec, Draw, Drawing, Drawn, Engines, EngineSampler, Sampler, in_parts
 from components.evaluation.scores import summarise
 from components.evaluation.suite import Suite, suites_of, with_agents
 from components.evaluation.types import Answer, Evaluation, Outcome, read_answers, write_answers
@@ -83,13 +84,17 @@ def run_suites(
     context.progress(len(answers), len(plan), "answers")
     for drawing, keys in _waves(todo, plan, sampler.wave):
         context.check()
-        requests = [Draw("|".join(map(str, key)), plan[key].messages, plan[key].seed) for key in keys]
-        found = sampler.draw(requests, drawing)
-        fresh = [_answer(key, plan[key], response) for key, response in zip(keys, found, strict=True)]
-        pace.drawn(((answer.benchmark, answer.level), answer.tokens) for answer in fresh)
-        answers.update((answer.key, answer) for answer in _verified(fresh, plan, scorer))
-        _keep(answers, context)
-        context.progress(len(answers), len(plan), pace.text())
+        asked = {"|".join(map(str, key)): key for key in keys}
+        requests = [Draw(name, plan[key].messages, plan[key].seed) for name, key in asked.items()]
+        for part in in_parts(sampler, requests, drawing):
+            fresh = [_answer(key := asked.pop(drawn.request_id), plan[key], drawn) for drawn in part]
+            pace.drawn(((answer.benchmark, answer.level), answer.tokens) for answer in fresh)
+            answers.update((answer.key, answer) for answer in _verified(fresh, plan, scorer))
+            _keep(answers, context)
+            context.progress(len(answers), len(plan), pace.text())
+            context.check()
+        if asked:
+            raise InfrastructureError(f"{len(asked)} answers did not come back, the first of them {next(iter(asked))}")
     failed = [answer for answer in answers.values() if answer.value is None]
     if failed:
         answers.update((answer.key, answer) for answer in _verified(failed, plan, scorer))

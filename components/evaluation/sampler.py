@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from components.data.schema import Message
 from components.failures import InfrastructureError
@@ -59,6 +59,22 @@ class Sampler(Protocol):
 
     def draw(self, requests: list[Draw], drawing: Drawing) -> list[Drawn]:
         """One answer per request, in order. Raises InfrastructureError when one could not be had."""
+
+
+@runtime_checkable
+class InParts(Protocol):
+    """A sampler whose answers come one by one: what is there can be kept before the rest of its wave is."""
+
+    def parts(self, requests: list[Draw], drawing: Drawing) -> Iterator[list[Drawn]]:
+        """All answers, in any order, some at a time. Raises InfrastructureError when one could not be had."""
+
+
+def in_parts(sampler: Sampler, requests: list[Draw], drawing: Drawing) -> Iterator[list[Drawn]]:
+    """The answers as they come; in one part where the sampler has them together."""
+    if isinstance(sampler, InParts):
+        yield from sampler.parts(requests, drawing)
+    elif requests:
+        yield sampler.draw(requests, drawing)
 
 
 class Engines(Protocol):

@@ -8,7 +8,7 @@ counted in words here and in tokens of one vendor's tokenizer there, whose table
 relative difference, so only answers of unlike make (code against prose) change it, and the controlled rate compares
 with the leaderboard's nearly, not exactly. Intervals resample prompts, not verdicts: the verdicts of one prompt are not
 independent. The judge's instruction is in our words; scores compare with the leaderboard only under the same judge and,
-strictly, its own prompt (file `prompt`).
+strictly, its own prompt (file `prompt`). Who says nothing has lost clearly in both orders.
 """
 
 from __future__ import annotations
@@ -58,6 +58,9 @@ def rule(files: Mapping[str, Path]) -> Rule:
         uid = str(reference["uid"])
         if uid not in baseline:
             raise BadInput("the baseline has no answer to this prompt", where=f"{path}: {uid}")
+        if not answer:
+            styles = {"style": style(""), "baseline_style": style(baseline[uid])}
+            return Reward(0.0, "no-answer", {"values": battle_values("A>>B", "B>>A"), **styles})
         first = SOLVE_FIRST if reference.get("category") != "creative_writing" else ""
         system = template or INSTRUCTION.format(first=first)
         verdicts = []

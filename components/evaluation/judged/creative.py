@@ -44,6 +44,9 @@ def rule(files: Mapping[str, Path]) -> Rule:
     rivals, pairwise = _rivals(files)
 
     def judge_piece(request: RewardRequest, answer: str, judge: Judge) -> Reward:
+        if not answer:
+            lost = _duels(request, answer, judge, rivals, pairwise)
+            return Reward(0.0, "no-answer", {"duels": lost} if lost else {})
         asked = template
         fields = {
             "writing_prompt": request.prompt,

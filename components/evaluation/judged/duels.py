@@ -90,7 +90,12 @@ def marks(text: str) -> tuple[int, int] | None:
 
 
 def duel(template: str, prompt: str, ours: str, theirs: str, judge: Any, max_new_tokens: int) -> tuple[int, int]:
-    """Marks of our piece and of the rival's, both orders together. Raises InfrastructureError without a verdict."""
+    """Marks of our piece and of the rival's, both orders together; all to the rival when ours is empty.
+
+    Raises InfrastructureError without a verdict.
+    """
+    if not ours:
+        return 0, MOST_MARKS
     total = np.zeros(2, dtype=int)
     for flipped in (False, True):
         a, b = (theirs, ours) if flipped else (ours, theirs)

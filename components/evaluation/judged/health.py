@@ -35,11 +35,12 @@ def rule(files: Mapping[str, Path]) -> Rule:
         criteria = reference["rubric_items"]
         conversation = f"{request.prompt}\n[assistant] {answer}"
         held = []
-        for criterion in criteria:
+        for criterion in criteria if answer else ():
             asked = f"# Conversation\n{conversation}\n\n# Criterion\n[{criterion['points']:g}] {criterion['text']}"
             messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": asked}]
             held.append(judge.verdict(messages, criterion_met, MAX_NEW_TOKENS)[0])
         points = [float(criterion["points"]) for criterion in criteria]
+        held = held or [False] * len(points)  # an empty answer meets no criterion, bad ones included
         score = item_score(points, held)
         axes = axis_scores(points, held, reference.get("axes") or [])
         evidence = {"score": score, "met": held, "axes": axes}
@@ -83,7 +84,6 @@ def metrics(answers: Sequence[Answer], confidence: float, files: Mapping[str, Pa
     judged = [answer for answer in answers if answer.value is not None]
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for answer in judged:
-        # An empty answer meets no criterion, bad ones included.
         raw = answer.evidence.get("score", 0.0)
         scores["score"][answer.item].append(raw)
         if answer.family:

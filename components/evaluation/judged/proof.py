@@ -24,6 +24,8 @@ MAX_NEW_TOKENS = 16_384
 
 def rule(files: Mapping[str, Path]) -> Rule:
     def judge_proof(request: RewardRequest, answer: str, judge: Judge) -> Reward:
+        if not answer:
+            return Reward(0.0, "no-answer", {"points": 0.0})
         known = request.verifier.reference.get("answer")
         problem = request.prompt + (f"\n\n(The right final answer is known: {known})" if known else "")
         messages = [{"role": "user", "content": GRADE.format(problem=problem, solution=answer)}]

@@ -25,7 +25,11 @@ class Judge(Protocol):
 
 
 class Rule(Protocol):
-    """request, the answer after its reasoning, the judge -> reward. Raises InfrastructureError without a verdict."""
+    """request, the answer after its reasoning, the judge -> reward. Raises InfrastructureError without a verdict.
+
+    Of an empty answer nothing is asked: it has lost or met nothing, and its evidence says so in the rule's own terms,
+    for metrics that would otherwise be those of the answered questions alone.
+    """
 
     def __call__(self, request: RewardRequest, answer: str, judge: Judge) -> Reward: ...
 
@@ -62,14 +66,15 @@ class JudgedScorer:
 
     def _one(self, request: RewardRequest) -> Reward:
         answer = (extract.final_text(request.response) or "").strip()
-        if not answer:
-            return Reward(0.0, "no-answer", {"truncated": request.truncated})
         if self._judge is None:
             raise BadInput("no judge is named", where="evaluate.judge")
         try:
-            return self._rule(str(request.verifier.reference["rule"]))(request, answer, self._judge)
+            reward = self._rule(str(request.verifier.reference["rule"]))(request, answer, self._judge)
         except InfrastructureError as error:
             return Reward(None, "error", {"judge_failure": True, "problem": str(error)})
+        if answer:
+            return reward
+        return Reward(0.0, "no-answer", {**reward.evidence, "truncated": request.truncated})
 
     def _rule(self, name: str) -> Rule:
         if name not in self._rules:

@@ -31,21 +31,24 @@ def url() -> Iterator[str]:
 
 
 class Writer:
-    """Answers everything with one text, a grader's question with full points."""
+    """Answers everything with one text (or with texts in turn, by sample), a grader's question with full points."""
 
     wave, context_length = 16, None
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str | list[str]) -> None:
+        self.texts = [text] if isinstance(text, str) else text
 
     def room(self, messages) -> None:
         return None
 
     def draw(self, requests: list[Draw], drawing: Drawing) -> list[Drawn]:
-        return [Drawn(r.request_id, self._reply(r.messages[-1].content), 3, "stop") for r in requests]
+        return [Drawn(r.request_id, self._reply(r), 3, "stop") for r in requests]
 
-    def _reply(self, asked: str) -> str:
-        return '{"points": 7, "gaps": []}' if "# Solution" in asked else self.text
+    def _reply(self, request: Draw) -> str:
+        if "# Solution" in request.messages[-1].content:
+            return '{"points": 7, "gaps": []}'
+        sample = request.request_id.split("|")[2].partition("/")[0]
+        return self.texts[int(sample) % len(self.texts)]
 
 
 def items():
@@ -82,7 +85,7 @@ def files(root: Path) -> dict[str, Path]:
     return {name: root / name for name in contents}
 
 
-def run(root: Path, url: str, judge: str, text: str, bound: float = 0.02) -> Evaluation:
+def run(root: Path, url: str, judge: str, text: str | list[str], bound: float = 0.02) -> Evaluation:
     own = tuple(BenchmarkSettings(benchmark=name, samples=2) for name in NAMES)
     config = EvaluationConfig(max_new_tokens=16, settings=own, judge=judge, agentic=AgenticConfig(solvers=1, rounds=0))
     endpoint = JudgeEndpoint(model=judge, base_url=url, retries=1, deadline_s=0.6, timeout_s=0.2, concurrency=32)
@@ -123,3 +126,13 @@ def test_an_empty_answer_is_no_question_to_the_judge(tmp_path: Path, url: str) -
     found = run(tmp_path, url, "fine", "")
     assert {score.no_answer for score in found.benchmarks.values()} == {6}
     assert Handler.asked["fine"] == 0
+    assert found.metrics["arena-hard-v2"]["win rate"].value == 0.0
+    health = found.metrics["healthbench"]
+    assert (health["score"].value, health["axis: accuracy"].value) == (0.0, 0.0)
+
+
+def test_who_says_nothing_half_of_the_time_does_not_win_all(tmp_path: Path, url: str) -> None:
+    """Metrics are of all questions: a strong loss in both orders weighs three times a plain win in both."""
+    found = run(tmp_path, url, "fine", ["You should rest, and see a doctor, 3 times.", ""])
+    assert found.metrics["arena-hard-v2"]["win rate"].value == pytest.approx(2 / 8)
+    assert found.metrics["healthbench"]["axis: accuracy"].value == 0.5
