@@ -155,15 +155,15 @@ class TestServed:
                 EndpointSampler(Endpoint(server.base_url, server.model, concurrency=1)) as sampler,
                 ExitStack() as held,
             ):
-                draw = sampler.draw
+                parts = sampler.parts
 
                 def counted(requests, drawing):
                     if len(asked) == calls_left:
                         raise KeyboardInterrupt("killed")
                     asked.append(len(requests))
-                    return draw(requests, drawing)
+                    yield from parts(requests, drawing)
 
-                monkeypatch.setattr(sampler, "draw", counted)
+                monkeypatch.setattr(sampler, "parts", counted)
                 grading = open_grading(held, items, "", context.execution, {}, root / "judge.jsonl")
                 suites = suites_of({"aime25": items}, config)
                 return asked, run_suites(sampler, suites, config, grading, context, sampler.facts)
