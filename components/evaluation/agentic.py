@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +30,9 @@ from components.recipe.evaluation import AgenticConfig
 from components.rewards import extract
 
 FULL = 7.0
+# Attempts whose drawings go out together; a kill loses at most these.
+TOGETHER = 8
+Step = tuple[Literal["solver", "grader"], list[Draw]]
 WRITE = """Solve this problem completely. Write a rigorous proof: every step justified, every case treated, nothing \
 left to the reader. State the final answer clearly where one is asked for.
 
@@ -106,19 +109,50 @@ class AgenticSampler:
         return [drawn for part in self.parts(requests, drawing) for drawn in part]
 
     def parts(self, requests: list[Draw], drawing: Drawing) -> Iterator[list[Drawn]]:
-        """One attempt after another: each is a whole search."""
-        for request in requests:
-            yield [self._solve(request, drawing)]
+        """Some attempts at a time, their drawings together; each is there as soon as its search has ended."""
+        for start in range(0, len(requests), TOGETHER):
+            yield from self._searches(requests[start : start + TOGETHER], drawing)
 
-    def _solve(self, request: Draw, drawing: Drawing) -> Drawn:
+    def _searches(self, requests: list[Draw], drawing: Drawing) -> Iterator[list[Drawn]]:
+        running = [self._solve(request) for request in requests]
+        asked = [next(search) for search in running]
+        while running:
+            replies = self._together(asked, drawing)
+            ended, going = [], []
+            for search, found in zip(running, replies, strict=True):
+                try:
+                    going.append((search, search.send(found)))
+                except StopIteration as end:
+                    ended.append(end.value)
+            running, asked = [search for search, _ in going], [step for _, step in going]
+            if ended:
+                yield ended
+
+    def _together(self, steps: list[Step], drawing: Drawing) -> list[list[Drawn]]:
+        """The replies to each step, drawn in one go from solver and grader."""
+        replies: dict[str, Drawn] = {}
+        for sampler, role in ((self._solver, "solver"), (self._grader, "grader")):
+            draws = [draw for kind, wanted in steps if kind == role for draw in wanted]
+            replies |= {drawn.request_id: drawn for drawn in (sampler.draw(draws, drawing) if draws else ())}
+        return [[replies[draw.request_id] for draw in wanted] for _, wanted in steps]
+
+    def _solve(self, request: Draw) -> Generator[Step, list[Drawn], Drawn]:
+        """One search: it yields what it wants drawn and is sent the replies."""
         config, problem = self._config, request.messages[-1].content
         everything: list[Attempt] = []
         write, spent, reason = WRITE.format(problem=problem), 0, "rounds"
         asked = [write] * config.solvers
         for number in range(config.rounds + 1):
-            fresh = self._write(request, asked, number, drawing)
+            written = yield "solver", self._writing(request, asked, number)
+            fresh = [
+                Attempt(number, (extract.final_text(one.text) or "").strip(), one.tokens, one.finish) for one in written
+            ]
             spent += sum(attempt.tokens for attempt in fresh)
-            spent += self._grade(request, problem, fresh, number, drawing)
+            graded, draws = self._grading(request, problem, fresh, number)
+            if draws:
+                replies = yield "grader", draws
+                spent += sum(reply.tokens for reply in replies)
+                _add_grades(graded, replies)
             everything += fresh
             best = sorted(everything, key=lambda attempt: attempt.rank, reverse=True)
             if best[0].mean >= FULL and not best[0].unread:
@@ -137,36 +171,29 @@ class AgenticSampler:
         self._keep(request, everything, reason, spent)
         return Drawn(request.request_id, best.solution, spent, best.finish)
 
-    def _write(self, request: Draw, asked: Sequence[str], number: int, drawing: Drawing) -> list[Attempt]:
-        draws = [
+    def _writing(self, request: Draw, asked: Sequence[str], number: int) -> list[Draw]:
+        return [
             Draw(f"{request.request_id}/write/{number}/{k}", _user(text), seed_of(request.seed, number, k))
             for k, text in enumerate(asked)
         ]
-        found = self._solver.draw(draws, drawing)
-        return [Attempt(number, (extract.final_text(one.text) or "").strip(), one.tokens, one.finish) for one in found]
 
-    def _grade(self, request: Draw, problem: str, attempts: Sequence[Attempt], number: int, drawing: Drawing) -> int:
-        """Adds grades in place; tokens it took. An empty solution is 0 points without asking."""
-        pairs = [(attempt, k) for attempt in attempts if attempt.solution for k in range(self._config.graders)]
+    def _grading(
+        self, request: Draw, problem: str, attempts: Sequence[Attempt], number: int
+    ) -> tuple[list[Attempt], list[Draw]]:
+        """(the attempt of each drawing, the drawings). An empty solution gets 0 points without asking."""
+        for attempt in attempts:
+            if not attempt.solution:
+                attempt.grades.append(Grade(0.0, ["there is no solution"]))
+        graded = [attempt for attempt in attempts if attempt.solution for _ in range(self._config.graders)]
         draws = [
             Draw(
                 f"{request.request_id}/grade/{number}/{position}",
                 _user(GRADE.format(problem=problem, solution=attempt.solution)),
                 seed_of(request.seed, number, 1000 + position),
             )
-            for position, (attempt, _) in enumerate(pairs)
+            for position, attempt in enumerate(graded)
         ]
-        for attempt in attempts:
-            if not attempt.solution:
-                attempt.grades.append(Grade(0.0, ["there is no solution"]))
-        replies = self._grader.draw(draws, drawing) if draws else []
-        for (attempt, _), reply in zip(pairs, replies, strict=True):
-            grade = read_grade(reply.text)
-            if grade is None:
-                attempt.unread += 1
-            else:
-                attempt.grades.append(grade)
-        return sum(reply.tokens for reply in replies)
+        return graded, draws
 
     def _keep(self, request: Draw, attempts: Sequence[Attempt], reason: str, tokens: int) -> None:
         self._traces.mkdir(parents=True, exist_ok=True)
@@ -200,6 +227,15 @@ class ByBenchmark:
         usual = [request for request in requests if request.request_id.partition("|")[0] not in self._benchmarks]
         yield from in_parts(self._usual, usual, drawing)
         yield from in_parts(self._special, special, drawing)
+
+
+def _add_grades(graded: Sequence[Attempt], replies: Sequence[Drawn]) -> None:
+    for attempt, reply in zip(graded, replies, strict=True):
+        grade = read_grade(reply.text)
+        if grade is None:
+            attempt.unread += 1
+        else:
+            attempt.grades.append(grade)
 
 
 def read_grade(text: str) -> Grade | None:
