@@ -72,17 +72,21 @@ class EndpointSampler:
         return [found[request.request_id] for request in requests]
 
     def parts(self, requests: list[Draw], drawing: Drawing) -> Iterator[list[Drawn]]:
-        """What came in the last PART_S seconds, again and again; the rest goes on meanwhile."""
+        """What came in the last PART_S seconds, again and again; the rest goes on meanwhile. A failure comes last."""
         waiting = {self._pool.submit(self._one, request, drawing) for request in requests}
         try:
-            while waiting:
+            failed: list[BaseException] = []
+            while waiting and not failed:
                 ends, part = time.monotonic() + PART_S, []
-                while waiting and (left := ends - time.monotonic()) > 0:
+                while waiting and not failed and (left := ends - time.monotonic()) > 0:
                     done, waiting = wait(waiting, min(left, 1.0), FIRST_EXCEPTION)
-                    part += [future.result() for future in done]
+                    failed += [error for future in done if (error := future.exception()) is not None]
+                    part += [future.result() for future in done if future.exception() is None]
                     self._stopping()
                 if part:
                     yield part
+            if failed:
+                raise failed[0]
         finally:
             for future in waiting:
                 future.cancel()

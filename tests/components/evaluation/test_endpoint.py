@@ -116,6 +116,14 @@ def test_failures_are_told_apart_and_never_an_answer(server, text: str, kind: ty
         sampler.draw(asked("one", text), DRAWING)
 
 
+def test_what_came_before_a_failure_is_handed_on(server) -> None:
+    with EndpointSampler(endpoint(server, retries=2)) as sampler:
+        parts = sampler.parts(asked("one", "two", "always down"), DRAWING)
+        assert {drawn.text for drawn in next(parts)} == {"answer to one", "answer to two"}
+        with pytest.raises(InfrastructureError, match="always|503"):
+            next(parts)
+
+
 def test_a_stalled_answer_meets_its_deadline(server) -> None:
     with (
         EndpointSampler(endpoint(server, deadline_s=0.5)) as sampler,
