@@ -195,11 +195,16 @@ def _close(session: Session, loaded: LoadedRecipe, result: RunResult, clock: Clo
 def live_links(session: Session) -> dict[str, str]:
     """{text: URL} of the pages there are so far, for a browser: a path would mean something on the worker alone."""
     tracker = session.tracker
+    outcomes = dict(session.outcomes)
+    scored = [node for node in outcomes if node.partition("-")[0] == "evaluate" and outcomes[node].get("ref")]
     found = {
         "MLflow": tracker.url,
         "Data Docs": tracker.page("corpus", "gates/index.html"),
         "Decontamination": tracker.page("decontaminate", "decontamination/report.html"),
-        "Evaluation": tracker.page("evaluate", "evaluation.html"),
+        **{
+            "Evaluation" + node.removeprefix("evaluate").replace("-", " of ", 1): tracker.page(node, "evaluation.html")
+            for node in scored
+        },
         **{
             title: f"{tracker.url}/artifacts/{file}" if file in tracker.attached else ""
             for title, file in (("Comparison", "comparison.html"), ("Run report", "report.html"))

@@ -43,7 +43,7 @@ def print_result(result: RunResult, wall: float, json_: bool, benchmarks: Collec
         f"{result.run_name} {verdict} in {seconds(wall)}: {result.message() if result.succeeded else ''}".rstrip(": ")
     )
     for name, link in result.links.items():
-        if name != "Run report":  # the same page as Report, which is a file here
+        if name != "Run report" and " of " not in name:  # the same page as Report here; pages of single stages
             print(f"  {name:<15} {link}")
     if result.overhead is not None and result.overhead.computing_s > 0:
         rows = [[part, f"{spent:.1f}", f"{100 * share:.2f}"] for part, spent, share in result.overhead.rows()]
