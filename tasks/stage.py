@@ -60,7 +60,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("rlvr", 1, {"model": "checkpoint", "data": "clean-corpus"}, "checkpoint"),
         Stage("reward-model", 1, {"model": "checkpoint", "data": "clean-corpus"}, "reward-model"),
         Stage("rlhf", 1, {"model": "checkpoint", "reward": "reward-model", "data": "clean-corpus"}, "checkpoint"),
-        Stage("benchmarks", 2, {}, "corpus", uses_model=False),
+        Stage("benchmarks", 3, {}, "corpus", uses_model=False),
         Stage("evaluate-served", 1, {"corpus": "corpus"}, "evaluation", uses_model=False),
         Stage(
             "evaluate", 3, {"model": "checkpoint", "corpus": "corpus", "contamination*": "clean-corpus"}, "evaluation"
