@@ -93,11 +93,42 @@ def mean_interval(item_means: Sequence[float], samples: int, confidence: float =
     variance = math.fsum((mean - value) ** 2 for mean in padded) / (n + 1) / (n + 2)
     # An item is worth at least one observation and at most `samples`; at 0 and 1 equal items prove no more than one.
     effective = float(n) if spread == 0 else min(max(spread / variance, float(n)), float(n * max(1, samples)))
+    return Estimate(value, *_wilson(value, effective, z), n, confidence)
+
+
+def ratio_interval(parts: Sequence[float], wholes: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """Share of all wholes, such as cells of puzzles or instructions of prompts, with the item as the cluster.
+
+    Args:
+        parts, wholes: one each per item, 0 <= part <= whole. Large items weigh more.
+    Raises:
+        ValueError: no items, or nothing to have a share of.
+    """
+    n, total = len(parts), math.fsum(wholes)
+    if n == 0 or total <= 0:
+        raise ValueError("a share needs at least one item of some size")
+    value = min(1.0, max(0.0, math.fsum(parts) / total))
+    mean = total / n
+    # The spread of a ratio about its value (linearised); one pseudo-item with nothing and one with all, as above.
+    off = [
+        *(part - value * whole for part, whole in zip(parts, wholes, strict=True)),
+        -value * mean,
+        mean - value * mean,
+    ]
+    variance = math.fsum(one * one for one in off) / (n + 1) / (n + 2) / mean**2
+    spread = value * (1 - value)
+    effective = float(n) if spread == 0 else min(max(spread / variance, 1.0), total)
+    return Estimate(value, *_wilson(value, effective, z_value(confidence)), n, confidence)
+
+
+def _wilson(value: float, effective: float, z: float) -> tuple[float, float]:
+    """Wilson's interval of a share from so many independent observations."""
+    spread = value * (1 - value)
     centre = (value + z * z / (2 * effective)) / (1 + z * z / effective)
     half = z / (1 + z * z / effective) * math.sqrt(spread / effective + z * z / (4 * effective**2))
     low = 0.0 if value == 0 else max(0.0, min(centre - half, value))
     high = 1.0 if value == 1 else min(1.0, max(centre + half, value))
-    return Estimate(value, low, high, n, confidence)
+    return low, high
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 from components.data.schema import Verifier
 from components.evaluation.benchmark import Benchmark, Hub, Question, RecordProblem, Row, text
-from components.evaluation.statistics import mean_interval
+from components.evaluation.statistics import mean_interval, ratio_interval
 from components.evaluation.types import Answer, Metric
 from components.rewards.instruction import UNSUPPORTED
 
@@ -40,7 +41,8 @@ def four_accuracies(answers: Sequence[Answer], confidence: float, files: Mapping
     found: dict[str, Metric] = {}
     for mode in ("strict", "loose"):
         prompts: dict[str, list[float]] = {}
-        single: list[bool] = []
+        followed: dict[str, list[float]] = {}
+        asked: dict[str, int] = {}
         for answer in answers:
             if answer.value is None:
                 continue
@@ -48,12 +50,14 @@ def four_accuracies(answers: Sequence[Answer], confidence: float, files: Mapping
             # An answer that never ended its reasoning follows nothing.
             held = [False] * int(answer.evidence.get("constraints", 1)) if held is None else held
             prompts.setdefault(answer.item, []).append(float(all(held)))
-            single += held
+            followed.setdefault(answer.item, []).append(float(sum(held)))
+            asked[answer.item] = len(held)
         if not prompts:
             return {}
         interval = mean_interval([sum(v) / len(v) for v in prompts.values()], 1, confidence)
         found[f"prompt {mode}"] = Metric(interval.value, interval.low, interval.high)
-        found[f"instruction {mode}"] = Metric(sum(single) / len(single))
+        every = ratio_interval([fmean(counts) for counts in followed.values()], list(asked.values()), confidence)
+        found[f"instruction {mode}"] = Metric(every.value, every.low, every.high)
     return found
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from components.data.schema import Verifier
 from components.evaluation.benchmark import Benchmark, Hub, Question, RecordProblem, Row, text
-from components.evaluation.statistics import z_value
+from components.evaluation.statistics import ratio_interval
 from components.evaluation.types import Answer, Metric
 
 PROMPT = """{puzzle}
@@ -38,7 +38,7 @@ def zebralogic(row: Row) -> Question:
 def cells(answers: Sequence[Answer], confidence: float, files: Mapping[str, Path]) -> dict[str, Metric]:
     """Share of right cells among all cells (a large puzzle weighs more, as in ZeroEval); without a table none is right.
 
-    The interval is that of a ratio of two means over items. An answer's level is the number of its cells.
+    An answer's level is the number of its cells.
     """
     right: dict[str, list[float]] = {}
     size: dict[str, float] = {}
@@ -48,13 +48,8 @@ def cells(answers: Sequence[Answer], confidence: float, files: Mapping[str, Path
             size[answer.item] = float(answer.level)
     if not sum(size.values()):
         return {}
-    means = {item: fmean(found) for item, found in right.items()}
-    share = sum(means.values()) / sum(size.values())
-    if len(means) < 2:
-        return {"cell accuracy": Metric(share)}
-    off = stdev(means[item] - share * size[item] for item in means) / fmean(size.values()) / len(means) ** 0.5
-    half = z_value(confidence) * off
-    return {"cell accuracy": Metric(share, max(0.0, share - half), min(1.0, share + half))}
+    found = ratio_interval([fmean(cells) for cells in right.values()], list(size.values()), confidence)
+    return {"cell accuracy": Metric(found.value, found.low, found.high)}
 
 
 BENCHMARKS = (

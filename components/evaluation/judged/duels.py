@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from components.evaluation.statistics import z_value
 from components.evaluation.types import Answer, Metric
 from components.failures import BadInput
 from components.rewards import extract
@@ -122,12 +123,18 @@ def rating(outcomes: np.ndarray, wins: np.ndarray, rivals: np.ndarray) -> float:
     for _ in range(50):
         expected = 1 / (1 + np.exp(-scale * (value - rivals)))
         slope = scale * float((wins * (outcomes - expected)).sum()) - (value - PRIOR_MEAN) / PRIOR_DEVIATION**2
-        bend = scale**2 * float((wins * expected * (1 - expected)).sum()) + 1 / PRIOR_DEVIATION**2
-        step = max(-400.0, min(400.0, slope / bend))
+        step = max(-400.0, min(400.0, slope * _deviation(value, wins, rivals) ** 2))
         value += step
         if abs(step) < 1e-9:
             break
     return value
+
+
+def _deviation(value: float, wins: np.ndarray, rivals: np.ndarray) -> float:
+    """Of a rating, from the curvature of its probability."""
+    scale = math.log(10) / 400
+    expected = 1 / (1 + np.exp(-scale * (value - rivals)))
+    return float((scale**2 * (wins * expected * (1 - expected)).sum() + 1 / PRIOR_DEVIATION**2) ** -0.5)
 
 
 def elo(answers: Sequence[Answer], confidence: float) -> Metric | None:
@@ -145,4 +152,8 @@ def elo(answers: Sequence[Answer], confidence: float) -> Metric | None:
         for _ in range(ROUNDS)
     ]
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Metric(rating(*np.concatenate(groups).T), float(low), float(high), "rating")
+    every = np.concatenate(groups).T
+    value = rating(*every)
+    # Where all prompts agree nothing varies when they are drawn again: never narrower than the games themselves allow.
+    half = z_value(confidence) * _deviation(value, every[1], every[2])
+    return Metric(value, min(float(low), value - half), max(float(high), value + half), "rating")

@@ -94,10 +94,10 @@ def metrics(answers: Sequence[Answer], confidence: float, files: Mapping[str, Pa
 
 
 def clipped_mean(values: Sequence[float], confidence: float) -> Metric:
-    """Mean cut to [0, 1], with a normal interval over items, cut too."""
+    """Mean cut to [0, 1], with a normal interval over items, cut too.
+
+    One pseudo-item at 0 and one at 1 are in its spread: equal scores of few items prove little.
+    """
     mean = fmean(values)
-    cut = [min(1.0, max(0.0, mean))]
-    if len(values) > 1:
-        half = z_value(confidence) * stdev(values) / len(values) ** 0.5
-        cut += [min(1.0, max(0.0, mean - half)), min(1.0, max(0.0, mean + half))]
-    return Metric(*cut)
+    half = z_value(confidence) * stdev([*values, 0.0, 1.0]) / (len(values) + 2) ** 0.5
+    return Metric(*(min(1.0, max(0.0, bound)) for bound in (mean, mean - half, mean + half)))

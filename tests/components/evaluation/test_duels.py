@@ -104,6 +104,7 @@ def test_both_orders_are_asked_of_every_rival_and_rated(files: dict[str, Path]) 
     pieces = [answer("creative-writing-v3", "a", 0, reward.value, duels=reward.evidence["duels"])] * 3
     found = creative.metrics(pieces, 0.95, {})
     assert 800 < found["Elo"].value < 1500
+    assert found["Elo"].high - found["Elo"].low > 100, "three equal pieces are no certainty"
     assert found["Elo"].unit == "rating"
     assert "Elo" not in creative.metrics([answer("creative-writing-v3", "a", 0, 0.5)], 0.95, {})
 
