@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from components.failures import BadInput
 from components.training.documents import plan_steps
-from components.training.packing import micro_batches, pack, shard
+from components.training.packing import _best_fit, micro_batches, pack, shard
 
 LENGTHS = st.lists(st.integers(1, 64), max_size=60)
 
@@ -23,6 +23,21 @@ def test_every_document_stands_whole_in_one_row(lengths):
     batches = list(micro_batches(packing, 64, 128))
     assert [document for batch in batches for document in batch] == [d for row in packing.rows for d in row]
     assert all(sum(lengths[d] for d in batch) <= 128 for batch in batches)
+
+
+@given(st.lists(st.integers(1, 4096), min_size=1, max_size=40))
+def test_few_long_rows_are_packed_at_least_as_well_as_by_best_fit(lengths):
+    packing = pack(lengths, 4096)
+    assert sorted(document for row in packing.rows for document in row) == list(range(len(lengths)))
+    assert all(sum(lengths[document] for document in row) <= 4096 for row in packing.rows)
+    assert packing == pack(lengths, 4096)
+    assert len(packing.rows) <= len(_best_fit(lengths, 4096))
+
+
+def test_exact_sums_find_the_rows_that_best_fit_misses():
+    lengths = [259, 2870, 967, 483, 562, 3051]
+    assert len(_best_fit(lengths, 4096)) == 3
+    assert [sum(lengths[document] for document in row) for row in pack(lengths, 4096).rows] == [4096, 4096]
 
 
 @pytest.mark.parametrize("lengths", [[3, 65], [0]])
