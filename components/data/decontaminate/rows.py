@@ -1,7 +1,7 @@
 """Rows of a user's own files as lines that can be written again, and the texts inside a row, whatever its layout.
 
 JSON lines (plain, .gz, .zst) keep their bytes; rows of Parquet, CSV and JSON arrays become one JSON line each. Files
-are read as streams: memory does not grow with them (objects on S3 and JSON arrays are read whole).
+are read as streams: memory does not grow with them (JSON arrays alone are read whole).
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
-from components.artifacts.s3 import S3Objects
+from components.data.files import opened
 from components.data.layouts import MESSAGE_KEYS, PROBLEM_KEYS, PROMPT_KEYS, ROLES, shown
 from components.data.parsers import SOLUTION_KEYS
 from components.failures import BadInput
@@ -41,7 +40,7 @@ def lines(uri: str) -> Iterator[Line]:
     """
     name = uri.removesuffix(".gz").removesuffix(".zst")
     try:
-        with _opened(uri) as stream:
+        with opened(uri.removeprefix("file://")) as stream:
             if name.endswith(".parquet"):
                 yield from _parquet(stream)
             elif name.endswith(".csv"):
@@ -49,8 +48,6 @@ def lines(uri: str) -> Iterator[Line]:
                 yield from ((number, _dump(row)) for number, row in enumerate(csv.DictReader(text), 2))
             else:
                 yield from _json(_plain(stream, uri), name)
-    except FileNotFoundError as error:
-        raise BadInput("no such file", where=uri) from error
     except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
         raise BadInput(f"cannot be read: {error}", where=uri, remedy="Is the file what its name says?") from error
 
@@ -65,16 +62,6 @@ def parse(line: bytes) -> tuple[dict[str, Any] | None, str]:
         except (ValueError, RecursionError) as error:
             return None, f"not JSON: {error}"
     return (row, "") if isinstance(row, dict) else (None, f"a JSON {type(row).__name__}, not an object")
-
-
-def _opened(uri: str) -> BinaryIO:
-    if not uri.startswith("s3://"):
-        return Path(uri.removeprefix("file://")).open("rb")
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    found = S3Objects(bucket).read(key)
-    if found is None:
-        raise BadInput("no such object", where=uri)
-    return io.BytesIO(found.data)
 
 
 def _plain(stream: BinaryIO, uri: str) -> BinaryIO:
