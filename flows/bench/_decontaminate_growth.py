@@ -42,4 +42,5 @@ def main(documents: int) -> None:
     print(json.dumps({"seconds": seconds, "megabytes": total / 1e6, "peak_mib": peak}))
 
 
-main(int(sys.argv[1]))
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
