@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.artifacts.s3 import S3Objects
+from components.data.decontaminate.rows import lines
 from components.data.ingest import ingest
 from components.data.jsonl import read_records, record_id, write_records
 from components.data.schema import SftRecord
@@ -151,6 +152,8 @@ def test_s3_objects_and_globs_on_a_real_server(s3_environment, monkeypatch):  # 
     assert [record.text for record in found.records] == ["a", "b"]
     assert found.records[0].source == f"s3://{bucket.bucket}/corpus/a.jsonl#1"
     assert len(ingest(FileSource(uri=f"s3://{bucket.bucket}/corpus", split="pretrain")).records) == 2
+    raw = lines(f"s3://{bucket.bucket}/corpus/a.jsonl")  # as `ringflow data clean` reads it
+    assert [json.loads(line)["text"] for _, line in raw] == ["a"]
     with pytest.raises(BadInput, match="no such object"):
         ingest(FileSource(uri=f"s3://{bucket.bucket}/corpus/c.jsonl", split="pretrain"))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
