@@ -186,6 +186,7 @@ class Run:
         if semantic is None or not found.candidates:
             return
         vectors = semantic.embed_texts([candidate.text for candidate in found.candidates])
+        semantic.embed_items(asked for candidate in found.candidates for asked in candidate.pairs)
         reviewed: set[int] = set()
         for candidate in found.candidates:
             if candidate.row in dropped:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -164,7 +164,7 @@ class SemanticLevel:
         """
         results = []
         own = tokenise([text])
-        self._embed_items([self.index.items[asked.item].text for asked in pairs])
+        self.embed_items(pairs)
         for asked in pairs:
             position, needed = asked.item, asked.cosine
             found = align(self.index.single[position], own, self.index.weights[position])
@@ -186,6 +186,10 @@ class SemanticLevel:
             return {}
         self.counts["embedded"] += len(fresh)
         return dict(zip(fresh, self._model()(fresh), strict=True))
+
+    def embed_items(self, pairs: Iterable[Asked]) -> None:
+        """Embeds the items of many candidates in one call of the model; `decide` then has them."""
+        self._embed_items(list(dict.fromkeys(self.index.items[asked.item].text for asked in pairs)))
 
     def _asked(self, position: int, text: Tokens, words: set[int]) -> Asked | None:
         """What is asked of a text with these word stems; None when numbers or formula disagree with the item's."""
