@@ -7,6 +7,7 @@ is lost was carried out. Signatures stay valid because the Host header is passed
 from __future__ import annotations
 
 import http.client
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +33,19 @@ class Fault:
 NONE = Fault()
 # (method, path, number of the request) -> what happens to it
 Plan = Callable[[str, str, int], Fault]
+
+
+def storm(seed: int, share: float) -> Plan:
+    """Every fault at random, in a share of the requests."""
+    chance = random.Random(seed)
+    kinds: list[Kind] = ["error", "slow", "truncate", "reset", "lose answer"]
+    lock = threading.Lock()
+
+    def plan(method: str, path: str, number: int) -> Fault:
+        with lock:
+            return Fault(chance.choice(kinds), 0.3) if chance.random() < share else NONE
+
+    return plan
 
 
 class Proxy:

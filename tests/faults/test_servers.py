@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -10,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from components.failures import InfrastructureError
 from infra import stack as embedded
 from infra.stack import processes
 from infra.stack.home import read_state
 from tests.faults.mini import World, wait_for
+from tests.faults.proxy import Proxy, storm
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(400)]
 
@@ -53,3 +57,42 @@ def test_a_server_that_comes_back_costs_nothing(service, stack, world: World) ->
     thread.join(240)
     world.assert_whole(results[0])
     assert max(world.calls().values()) <= 2, "no more than the step that was cut off is done again"
+
+
+@pytest.mark.fault(
+    "kill -9 of the S3 server", "during work, stays away", "named failure in bounded time; resumes later"
+)
+def test_a_store_that_stays_away_ends_the_run_with_its_name(stack, world: World) -> None:
+    world.overrides += ["execution.lease_ttl_s=10"]
+    gate = world.touch("block-corpus")
+    results: list = []
+    thread = threading.Thread(target=lambda: results.append(world.run()))
+    thread.start()
+    try:
+        world.wait_blocked("corpus")
+        kill(stack.home, "s3")
+        gate.unlink()
+        thread.join(200)
+        assert not thread.is_alive(), "the run hangs"
+    finally:
+        gate.unlink(missing_ok=True)
+        embedded.up(stack.home, deadline_s=240)
+    assert results[0].stages[0].state == "failed"
+    assert re.search(re.escape(os.environ["AWS_ENDPOINT_URL"]), results[0].stages[0].error), results[0].message()
+    world.assert_whole(world.run())
+    assert world.calls()["corpus 1"] == world.calls()["corpus 2"] == 1
+
+
+@pytest.mark.fault("S3 behind a bad network", "one request in ten spoiled, a whole run", "complete, nothing doubled")
+def test_a_run_through_a_storm(stack, world: World, monkeypatch) -> None:
+    world.overrides += ["execution.retries=10", "execution.retry_delay_s=0.1"]
+    result = None
+    with monkeypatch.context() as patched, Proxy(os.environ["AWS_ENDPOINT_URL"], storm(seed=7, share=0.1)) as proxy:
+        patched.setenv("AWS_ENDPOINT_URL", proxy.url)
+        for _ in range(4):  # whether the store is there is asked once, at a run's start
+            with contextlib.suppress(InfrastructureError):
+                result = world.run()
+                if result.succeeded:
+                    break
+        assert len(proxy.spoiled) > 5
+    world.assert_whole(result)
