@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import signal
 import subprocess
@@ -92,7 +93,8 @@ def test_two_runs_at_once_commit_one_result(toys) -> None:
     process = toys.command("run", "smoke", "--only", "corpus", *toys.set_options())
     try:
         wait_for(lambda: toys.blocked("corpus"), 120, "the first run's corpus stage")
-        thread = threading.Thread(target=lambda: results.append(toys.run(only=["corpus"])))
+        here = contextvars.copy_context()  # with it, Prefect's settings: the servers of this test
+        thread = threading.Thread(target=lambda: results.append(here.run(toys.run, only=["corpus"])))
         thread.start()
         time.sleep(2)
         gate.unlink()
