@@ -60,7 +60,7 @@ def submit_stage(node: Node, session: Session, inputs: Mapping[str, Any]) -> Pre
     task_of_node = run_stage.with_options(
         name=node.name,
         task_run_name=node.name,
-        # No tags: for each Prefect asks its server for a slot before the task starts (limits by tag), and with SQLite one
+        # No tags: for each Prefect asks its server for a slot before the task starts (limits by tag), and on SQLite one
         # question in four met a locked database and waited two seconds.
         retries=len(delays),
         retry_delay_seconds=delays or None,
