@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from components.artifacts.outside import files_of, outside_digests
 from components.data.sources import expand
 from components.evaluation.benchmark import find, is_standard
+from components.evaluation.benchmark_data import is_hub_id
 from components.failures import BadInput
 from components.recipe.evaluation import BenchmarkFile, BenchmarksConfig, ServedModel, StandardBenchmark
 from components.recipe.load import LoadedRecipe, read_recipe
@@ -204,4 +205,6 @@ def _absolute(uri: str) -> str:
 
 
 def _places(uri: str) -> list[str]:
+    if is_hub_id(uri):
+        return []  # named by its revision, not by content that is here
     return files_of(uri) if "://" not in uri and Path(uri).is_dir() else expand(uri)

@@ -56,6 +56,7 @@ class Hub:
     name: str
     split: str
     config: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True)

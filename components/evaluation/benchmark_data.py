@@ -1,22 +1,30 @@
 """The items of a standard benchmark from where its records are: files of the user's, or a data set of the hub.
 
 Files are JSON lines (gzipped or not), Parquet, or what else components.data.sources reads, at a path, file:// or s3://;
-a directory is a Hugging Face data set directory. Every record must be an item: a benchmark with a hole in it is another
+a directory is a Hugging Face data set directory, and hf://OWNER/NAME@REVISION/CONFIG?split=SPLIT (all but the name may
+be left out) another data set of the hub. Every record must be an item: a benchmark with a hole in it is another
 benchmark, so the first bad record stops with its file, line and field.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.artifacts.digest import bytes_sha256
+from components.data.hub import is_pinned
 from components.data.schema import BenchmarkItem
 from components.data.sources import expand, raw_rows, read_bytes
-from components.evaluation.benchmark import Benchmark, RecordProblem
+from components.evaluation.benchmark import Benchmark, Hub, RecordProblem
 from components.failures import BadInput
+
+_HUB_ID = re.compile(
+    r"hf://(?:datasets/)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<config>[\w.-]+))?"
+    r"(?:\?split=(?P<split>[\w.-]+))?"
+)
 
 
 @dataclass(frozen=True)
@@ -33,14 +41,14 @@ class BenchmarkData:
 
 
 def read_benchmark(benchmark: Benchmark, uri: str = "") -> BenchmarkData:
-    """uri: of the records; the hub's data set when empty.
+    """uri: of the records; the benchmark's own data set of the hub when empty.
 
     Raises:
         BadInput: a record is no item, two records are one item, or there is no record.
     """
     items: list[BenchmarkItem] = []
     shards, left_out = [], 0
-    for place, digest, rows in _files(uri) if uri else _hub(benchmark):
+    for place, digest, rows in _places(benchmark, uri):
         before = len(items)
         for line, row in rows:
             try:
@@ -68,6 +76,24 @@ def read_benchmark(benchmark: Benchmark, uri: str = "") -> BenchmarkData:
 
 
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
+
+
+def is_hub_id(uri: str) -> bool:
+    return uri.startswith("hf://") and not is_pinned(uri)
+
+
+def _places(benchmark: Benchmark, uri: str) -> Iterator[tuple[str, str, Rows]]:
+    if not uri:
+        return _hub(benchmark, benchmark.hub)
+    if not is_hub_id(uri):
+        return _files(uri)
+    found = _HUB_ID.fullmatch(uri)
+    if found is None:
+        raise BadInput(
+            "not a data set of the hub", where=uri, remedy="Write hf://OWNER/NAME@REVISION/CONFIG?split=SPLIT"
+        )
+    split = found["split"] or (benchmark.hub.split if benchmark.hub else "test")
+    return _hub(benchmark, Hub(found["name"], split, found["config"], found["revision"]))
 
 
 def _files(uri: str) -> Iterator[tuple[str, str, Rows]]:
@@ -109,17 +135,17 @@ def _directory(path: Path) -> Iterator[tuple[str, str, Rows]]:
     yield str(path), str(found._fingerprint), ((number, row) for number, row in enumerate(found, 1))
 
 
-def _hub(benchmark: Benchmark) -> Iterator[tuple[str, str, Rows]]:
-    if benchmark.hub is None:
+def _hub(benchmark: Benchmark, hub: Hub | None) -> Iterator[tuple[str, str, Rows]]:
+    if hub is None:
         raise BadInput(
             "no public data set is known for it", where=benchmark.name, remedy=f"Give its file: {benchmark.name}=PATH"
         )
     from datasets import load_dataset
 
-    hub = benchmark.hub
-    place = f"hf://datasets/{hub.name}" + (f"/{hub.config}" if hub.config else "") + f"?split={hub.split}"
+    revision, config = f"@{hub.revision}" if hub.revision else "", f"/{hub.config}" if hub.config else ""
+    place = f"hf://datasets/{hub.name}{revision}{config}?split={hub.split}"
     try:
-        found = load_dataset(hub.name, hub.config, split=hub.split)
+        found = load_dataset(hub.name, hub.config, split=hub.split, revision=hub.revision)
     except Exception as error:  # the library raises a dozen kinds: network, permission, a renamed data set
         raise BadInput(
             f"the hub does not give it: {type(error).__name__}: {str(error)[:200]}",

@@ -81,7 +81,7 @@ class StandardBenchmark(StrictModel):
     """A registered benchmark (components.evaluation.benchmark). Its records come from the hub when `uri` is empty."""
 
     name: str = Field(description="Such as aime25 or livecodebench:2410-2504")
-    uri: str = Field(default="", description="File, s3:// object or Hugging Face data set directory")
+    uri: str = Field(default="", description="File, s3:// object, Hugging Face data set directory or hf:// id")
 
 
 class BenchmarkFile(StrictModel):

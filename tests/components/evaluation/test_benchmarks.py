@@ -218,6 +218,20 @@ def test_bad_records_and_names_are_told(tmp_path: Path) -> None:
         find("livecodebench:2024")
 
 
+def test_another_data_set_of_the_hub(tmp_path: Path, monkeypatch) -> None:
+    """`datasets` itself reads it, from a folder called as on the hub; no network here."""
+    folder = tmp_path / "me" / "sums"
+    folder.mkdir(parents=True)
+    (folder / "test.jsonl").write_text('{"problem": "1+1?", "answer": "2"}\n{"problem": "2+2?", "answer": "4"}\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    data = read_benchmark(find("aime25"), "hf://me/sums?split=test")
+    assert [item.verifier.reference["answer"] for item in data.items] == ["2", "4"]
+    assert data.shards[0][0] == "hf://datasets/me/sums?split=test"
+    with pytest.raises(BadInput, match="OWNER/NAME@REVISION"):
+        read_benchmark(find("aime25"), "hf://sums")
+
+
 def test_every_benchmark_says_where_its_rules_come_from() -> None:
     for benchmark in registry().values():
         assert benchmark.source, benchmark.name
