@@ -8,6 +8,7 @@ order of the requests. A failure of the machine was tried twice and is the verdi
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,6 +35,7 @@ class RuleScorer:
 
     Args:
         sandbox_workers, verify_workers: processes for programs and for symbolic comparisons; they start at first use.
+            Half and a quarter of this machine's cores when absent: scoring goes on while engines decode.
         tier: weakest isolation allowed.
         fallbacks: ways to find an answer without a box; none by default, as in the paper.
         instruction_mode: of references that name none.
@@ -41,13 +43,16 @@ class RuleScorer:
 
     def __init__(
         self,
-        sandbox_workers: int = 2,
-        verify_workers: int = 1,
+        sandbox_workers: int | None = None,
+        verify_workers: int | None = None,
         *,
         tier: Tier = "strict",
         fallbacks: Collection[extract.Fallback] = (),
         instruction_mode: Mode = "strict",
     ) -> None:
+        cores = len(os.sched_getaffinity(0))
+        sandbox_workers = sandbox_workers or max(2, cores // 2)
+        verify_workers = verify_workers or max(1, cores // 4)
         self._sandbox = Sandbox(sandbox_workers, tier)
         self._verify = VerifyPool(verify_workers, tier)
         self._logic = VerifyPool(verify_workers, tier, "logic")
@@ -178,8 +183,8 @@ def _rule_reward(equal: bool, evidence: dict[str, Any], seconds: float) -> Rewar
 
 
 def open_scorer(
-    sandbox_workers: int = 2,
-    verify_workers: int = 1,
+    sandbox_workers: int | None = None,
+    verify_workers: int | None = None,
     *,
     tier: Tier = "strict",
     fallbacks: Collection[extract.Fallback] = (),

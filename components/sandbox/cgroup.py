@@ -28,6 +28,7 @@ class ControlGroup:
     paths: list[Path] = field(default_factory=list)
     _memory_path: Path | None = None
     _now: tuple[int, int] = (0, 0)
+    _events: int | None = None  # a descriptor of the file with the count: it is read for every program
 
     @classmethod
     def create(cls, processes: int, memory_bytes: int, cpus: float, root: Path = ROOT) -> ControlGroup:
@@ -74,11 +75,15 @@ class ControlGroup:
 
     def memory_kills(self) -> int:
         """Processes that the kernel killed here for want of memory."""
-        for name in ("memory.events", "memory.oom_control"):
-            if self._memory_path is not None and (self._memory_path / name).exists():
-                lines = (self._memory_path / name).read_text().split("\n")
-                return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
-        return 0
+        if self._events is None:
+            for name in ("memory.events", "memory.oom_control"):
+                if self._memory_path is not None and (self._memory_path / name).exists():
+                    self._events = os.open(self._memory_path / name, os.O_RDONLY | os.O_CLOEXEC)
+                    break
+            else:
+                return 0
+        said = os.pread(self._events, 4096, 0).partition(b"oom_kill ")[2]
+        return int(said.split(maxsplit=1)[0]) if said else 0
 
     def joined(self, command: list[str]) -> list[str]:
         """The command, started inside the groups."""
@@ -89,6 +94,9 @@ class ControlGroup:
 
     def remove(self) -> bool:
         """Removes the empty groups; False while a process is still ending."""
+        if self._events is not None:
+            os.close(self._events)
+            self._events = None
         self.paths = [path for path in self.paths if not _remove(path)]
         return not self.paths
 

@@ -1,9 +1,9 @@
 """How a worker is isolated on this machine: the bubblewrap command line, the program's user, and the name of the tier.
 
 bubblewrap makes the outer wall (all namespaces, a root that holds nothing but the system's programs, read-only); the
-supervisor makes a fresh pid and mount namespace per program within it. Measured: `--dev` would add a second user
-namespace whose mounts are locked, so /dev is built by hand, and the zygote makes its nodes' mounts read-only (bwrap's
---remount-ro would forbid devices as well).
+processes in it (inside/) give programs a pid namespace, a /proc and a /tmp of their own. Measured: `--dev` would add a
+second user namespace whose mounts are locked, so /dev is built by hand, and the zygote makes its nodes' mounts
+read-only (bwrap's --remount-ro would forbid devices as well).
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def user_namespace() -> int | None:
     bubblewrap maps one user. When the host user is root, that one would be root: files of the system would be the
     program's own but for the read-only mounts. Here root serves as supervisor, and the program becomes NOBODY.
     """
-    if not _is_host_root():
+    if not is_host_root():
         return None
     unshare = shutil.which("unshare")
     if unshare is None:
@@ -177,14 +177,15 @@ def tier_in_force(facts: dict, group: ControlGroup) -> tuple[Tier, list[str]]:
     missing = ["a cgroup namespace"] if shared else []
     if not facts["seccomp"]:
         missing.append("seccomp filter")
-    if _is_host_root() and not facts["user_dropped"]:
+    if is_host_root() and not facts["user_dropped"]:
         missing.append("an unprivileged user for programs (the host user is root and could map no other)")
         if not group.processes:
             missing.append("a bound on processes (root is exempt from RLIMIT_NPROC and no pids cgroup is writable)")
     return ("namespaces" if missing else "strict"), missing
 
 
-def _is_host_root() -> bool:
+def is_host_root() -> bool:
+    """Whether this process is the machine's root, not that of a container with users of its own."""
     first = Path("/proc/self/uid_map").read_text().split()
     return os.getuid() == 0 and first[:2] == ["0", "0"]
 

@@ -137,6 +137,8 @@ def _early_end(processes: list[Facts], ended: Verdict) -> Verdict:
 
 def _record(line: bytes) -> dict[str, Any]:
     """A line of the report pipe. The program can write there too, so anything may come."""
+    if not line:
+        return {}
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

@@ -162,7 +162,7 @@ class Sandbox:
         return self._slots.waiting
 
     def close(self) -> None:
-        """Ends every worker and everything in it. Safe to call twice; a program still running ends with an error."""
+        """Ends every worker and everything in it. Safe to call twice; programs that run end first."""
         with self._lock:
             if self._closed:
                 return

@@ -4,8 +4,9 @@ Three answers. KILL: calls no honest program makes (mounting, tracing, kernel mo
 with SIGSYS and the verdict is security-violation. EPERM and ENOSYS: calls that runtimes probe at start and can do
 without (io_uring in node, clone3 in glibc, which falls back to clone, whose flags a filter can read). Sockets other
 than local and internet ones are refused, because vsock and netlink families are not bounded by the network namespace;
-memfd_create, because such memory is counted by no resource limit; typing into a terminal (TIOCSTI, TIOCLINUX); and
-every call newer than this table. The idea is the default profile of container engines, turned into a deny list. See
+memfd_create, because such memory is counted by no resource limit; typing into a terminal (TIOCSTI, TIOCLINUX); limits,
+scheduling and priorities of process 1, which may be the same user and outlives the program; and every call newer than
+this table. The idea is the default profile of container engines, turned into a deny list. See
 seccomp(2), linux/filter.h.
 """
 
@@ -42,6 +43,9 @@ _X86_64 = {
     "enosys": {"userfaultfd": 323, "clone3": 435, "io_uring_setup": 425, "io_uring_enter": 426,
                "io_uring_register": 427, "memfd_secret": 447, "memfd_create": 319, "uselib": 134, "sysfs": 139,
                "process_madvise": 440},
+    "to_process": {"prlimit64": 302, "sched_setparam": 142, "sched_setscheduler": 144, "sched_setaffinity": 203,
+                   "sched_setattr": 314},
+    "priority": {"setpriority": (141, 2), "ioprio_set": (251, 3)},
     "clone": 56, "socket": 41, "ioctl": 16, "arch": 0xC000003E,
 }  # fmt: skip
 _AARCH64 = {
@@ -62,6 +66,9 @@ _AARCH64 = {
     },
     "enosys": {"userfaultfd": 282, "clone3": 435, "io_uring_setup": 425, "io_uring_enter": 426,
                "io_uring_register": 427, "memfd_secret": 447, "memfd_create": 279, "process_madvise": 440},
+    "to_process": {"prlimit64": 261, "sched_setparam": 118, "sched_setscheduler": 119, "sched_setaffinity": 122,
+                   "sched_setattr": 274},
+    "priority": {"setpriority": (140, 2), "ioprio_set": (30, 3)},
     "clone": 220, "socket": 198, "ioctl": 29, "arch": 0xC00000B7,
 }  # fmt: skip
 _MACHINES = {"x86_64": _X86_64, "aarch64": _AARCH64}
@@ -84,6 +91,24 @@ def filter_bytes(machine: str | None = None) -> bytes | None:
     for group, action in (("kill", _KILL), ("eperm", _ERRNO | _EPERM), ("enosys", _ERRNO | _ENOSYS)):
         for number in sorted(table[group].values()):
             program += [(_JEQ, 0, 1, number), (_RET, 0, 0, action)]
+    for number in sorted(table["to_process"].values()):  # the first argument is a process
+        program += [
+            (_JEQ, 0, 4, number),
+            (_LD, 0, 0, _FIRST_ARGUMENT),
+            (_JEQ, 0, 1, 1),
+            (_RET, 0, 0, _ERRNO | _EPERM),
+            (_RET, 0, 0, _ALLOW),
+        ]
+    for number, of_user in sorted(table["priority"].values()):  # (kind of target, target): every process of a user too
+        program += [
+            (_JEQ, 0, 6, number),
+            (_LD, 0, 0, _FIRST_ARGUMENT),
+            (_JEQ, 2, 0, of_user),
+            (_LD, 0, 0, _SECOND_ARGUMENT),
+            (_JEQ, 0, 1, 1),
+            (_RET, 0, 0, _ERRNO | _EPERM),
+            (_RET, 0, 0, _ALLOW),
+        ]
     program += [
         (_JEQ, 0, 4, table["clone"]),
         (_LD, 0, 0, _FIRST_ARGUMENT),

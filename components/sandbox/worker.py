@@ -6,6 +6,7 @@ Helpers are started by exec from one long-lived thread: a fork of a threaded par
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -27,6 +28,7 @@ from components.sandbox.isolation import (
     REMEDY,
     bubblewrap_command,
     find_libraries,
+    is_host_root,
     plain_command,
     require_tier,
     tier_in_force,
@@ -83,6 +85,7 @@ class Worker:
                 "processes": 0
                 if isolated and (dropped or not self.group.processes) and _counts_apart()
                 else _UNBOUNDED,
+                "kept": not isolated or dropped or (filter_bytes() is not None and not is_host_root()),
                 "directory": str(self._directory or ""),
                 "libraries": list(libraries),
                 "paths": self._paths(isolated),
@@ -179,6 +182,8 @@ class Worker:
 
     def close(self) -> None:
         """Ends the worker with everything in it; waits a bounded time for the kernel to clear the control groups."""
+        with contextlib.suppress(OSError):  # a thread that waits for an answer hears of it, and so does the supervisor
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         process = getattr(self, "_process", None)
         if process is not None:

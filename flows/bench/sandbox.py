@@ -30,7 +30,7 @@ SOAK_S = 30.0
 CLIENTS = (1, 8, 64)
 COLD_STARTS = 3
 LIMITS = Limits(cpu_s=10, wall_s=30)
-SHORT = Limits(cpu_s=0.2, wall_s=0.5, memory_bytes=256 << 20)
+SHORT = Limits(cpu_s=0.4, wall_s=2.0, memory_bytes=256 << 20)
 
 ONE = {
     "python": "print(1)",

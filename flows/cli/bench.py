@@ -25,11 +25,11 @@ def register(app: typer.Typer) -> None:
         if name is None:
             print("\n".join(registry.names()))
             return
-        registry.load(name)
         if name in ("store", "learning", "modes", "guard"):
             from flows.cli import stack
 
-            stack.ensure()
+            stack.ensure()  # before the benchmark's imports: Prefect reads its settings then
+        registry.load(name)
         given = registry.options(name, option or [])
         measured = registry.measure(name, **({"steps": steps, "probe": probe or None} | given))
         if json_:

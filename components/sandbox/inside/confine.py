@@ -36,14 +36,15 @@ class Settings:
 
     isolated: in namespaces of our own. drop_user: we are the namespace's root and NOBODY is mapped, so that a program
     can be a user who owns nothing on the host. seccomp: the filter. processes: bound on processes of the user, 0 for
-    the limits of each request. tmp, box: where programs run, and what they were built from.
+    the limits of each request. kept: process 1 is safe from programs, by its user or by the filter. tmp, box: where
+    programs run, and what they were built from.
     """
 
     def __init__(self, settings):
         self.isolated = settings["isolated"]
         self.drop_user = settings["drop_user"]
         self.seccomp = bytes.fromhex(settings["seccomp"])
-        self.processes = settings["processes"]
+        self.processes, self.kept = settings["processes"], settings["kept"]
         base = "" if self.isolated else settings["directory"]
         self.tmp, self.box = f"{base}/tmp", f"{base}/box"
 

@@ -1,8 +1,9 @@
 """Process 1 of the programs' namespace: forks them ahead, reaps them, leaves none of them. It hears nothing of any.
 
-A program is one fork of this process, which holds warm imports and not a byte of a program, a test or an output. It
-keeps its user and capabilities, so that no program can signal, trace or limit it, and the kernel gives it every
-orphan: when wait4 has no child left, nothing is left in the namespace.
+A program is one fork of this process, which holds warm imports and not a byte of a program, a test or an output. The
+kernel lets no process of the namespace kill it, nor trace or read it, since it keeps its capabilities; the filter lets
+none set its limits or priority, should it have the same user; and the kernel gives it every orphan: when wait4 has no
+child left, nothing is left in the namespace.
 
 Commands of the supervisor are one byte: FORK (answered with the child's socket and, as credentials, which the kernel
 translates, its pid), END (wait for the child forked last, kill and reap all others; answered with what became of them).
@@ -26,7 +27,7 @@ from inside.confine import SET_DUMPABLE, check, libc, settle
 FORK, END = b"f", b"e"
 CREDENTIALS = 2  # SCM_CREDENTIALS of unix(7), which the module does not name
 NOSUID_NODEV_NOEXEC, SET_CHILD_SUBREAPER = 14, 36
-TOLD = 9  # a child's socket to the supervisor, program.SETUP
+TOLD, CONTROL = 9, 10  # a child's socket to the supervisor (program.SETUP), and this process's own
 ENDED = struct.Struct("=idq")  # wait status, processor seconds, peak KiB
 
 _socketpair, _Socket = _socket.socketpair, _socket.socket
@@ -51,6 +52,10 @@ def main(settings, sock, live):
     for number in (_signal.SIGPIPE, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGXFSZ):
         _signal.signal(number, _signal.SIG_DFL)  # process 1 of a namespace gets no signal from inside that it ignores
     settle(settings)
+    os.dup2(sock.detach(), CONTROL, False)
+    os.closerange(3, CONTROL)  # what the zygote had open
+    os.closerange(CONTROL + 1, 256)
+    sock = _Socket(_UNIX, _STREAM, 0, CONTROL)
     children = []
     while True:
         command = sock.recv(1)
@@ -72,7 +77,7 @@ def _start(sock, settings, live):
     pid = _fork()
     if pid == 0:
         os.closerange(3, TOLD)
-        os.closerange(TOLD + 1, 64)
+        os.closerange(TOLD + 1, 32)
         live(settings, told)
     if pid < 0:
         raise BlockingIOError("no process for the next program")

@@ -6,7 +6,7 @@ program never shares a machine with tests that are not its turn. The directories
 forked after the answer, when nobody waits for it.
 
 Process 1 (init.py) is kept only if all that ran under it ended in order and left nothing; otherwise its namespace is
-given up for a new one. Where programs have the same user as process 1 (the host user is not root), each has a new one.
+given up for a new one. What protects it is its user, and the filter; without either every program has a new one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from inside.places import DETACH, NOSUID_NODEV, collect, empty, mount_tmp, renew
 from inside.process import Process
 
 REMOUNT, RDONLY = 32, 1
-STARVED = 3  # a starved program gets at most this many times its real time on top
+STARVED = 3  # a starved program gets at most this many times its real time on top, once where it has children
 QUIET_MS = 4  # most programs end sooner: until then nobody looks at what they print
 TMP_BYTES = 64 << 20
 
@@ -90,7 +90,7 @@ class Supervisor:
     def clear(self):
         """Makes room for the next program: empty directories, and a process that has never heard of this one."""
         self.empty_tmp(self.tmp_bytes)
-        if self.worn or (self.settings.isolated and not self.settings.drop_user):
+        if self.worn or not self.settings.kept:
             self.renew()
         else:
             self.spare = Process(self.control, self.proc)
@@ -217,7 +217,7 @@ class Supervisor:
             cpu_left = limits["cpu_s"] - (timed.cpu() - spent)
             left = (marks[-1] if marks else started) + limits["wall_s"] - now
             if left <= 0:
-                left += min(self.starved(timed.pid), STARVED * limits["wall_s"])
+                left += self.starved(timed.pid, limits["wall_s"])
             if cpu_left <= 0 or left <= 0:
                 broken = "cpu" if cpu_left <= 0 else "wall"
             events = [] if broken else poll.poll(min(left, cpu_left) * 1000 + 1)
@@ -245,15 +245,12 @@ class Supervisor:
             raise EOFError("the host is gone")
         return self.control.fileno() in ready
 
-    def starved(self, pid):
-        """Seconds that the process was ready and had no processor: a busy machine is not the program's fault.
-
-        Unless it has children: those may be what keeps the machine busy.
-        """
-        if self.read(f"{pid}/task/{pid}/children"):
-            return 0.0
+    def starved(self, pid, wall_s):
+        """Seconds on top: the process was ready and had no processor. A busy machine is not the program's fault, but
+        children of its own may be what keeps it busy."""
         times = self.read(f"{pid}/schedstat").split()
-        return int(times[1]) / 1e9 if len(times) > 1 else 0.0
+        waited = int(times[1]) / 1e9 if len(times) > 1 else 0.0
+        return min(waited, wall_s * (1 if self.read(f"{pid}/task/{pid}/children") else STARVED))
 
     def read(self, path):
         try:

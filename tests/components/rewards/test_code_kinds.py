@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from components.rewards.code import code_job, code_limits, code_reward
-from components.sandbox import Sandbox
+from components.sandbox import Sandbox, languages
 
 UNIT = {"tests": [{"unit": "from solution import f\nassert f(1) == 2\n"}]}
 CHECKED = {
@@ -15,6 +15,12 @@ CHECKED = {
         "source": "import sys\na, b = open(sys.argv[2]).read().split()\nsys.exit(int(a) + int(b) != 5)",
     },
 }
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Sandbox(1) as running:
+        yield running
 
 
 @pytest.mark.parametrize(
@@ -28,11 +34,19 @@ CHECKED = {
         (CHECKED, "print('x', 'y')", None),
     ],
 )
-def test_rewards(reference, source, value):
+def test_rewards(pool, reference, source, value):
     job = code_job(f"```python\n{source}\n```", reference)
     assert job is not None
-    with Sandbox(1) as pool:
-        result = pool.run(*job, code_limits(reference, 5.0))
-    reward = code_reward(result, len(job[1]))
+    reward = code_reward(pool.run(*job, code_limits(reference, 5.0)), len(job[1]))
     assert reward.value == value, reward
     assert reward.evidence["tier"] == "strict"
+
+
+def test_a_language_that_is_not_here_masks_the_sample(pool, monkeypatch):
+    """Right or wrong, nothing is known of the program: an error, and never 0."""
+    monkeypatch.setattr(languages, "find_tool", lambda tool: None)
+    job = code_job("</think>print((<>+3)%10)", {"language": "perl", "tests": [{"stdin": "1\n", "stdout": "4"}]})
+    reward = code_reward(pool.run(*job), 1)
+    assert reward.value is None
+    assert reward.verdict == "error"
+    assert "perl" in reward.evidence["problem"]

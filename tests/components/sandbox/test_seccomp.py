@@ -50,6 +50,18 @@ def test_nothing_is_typed_into_a_terminal(machine):
     ]
 
 
+@pytest.mark.parametrize(
+    ("machine", "calls", "priorities"),
+    [("x86_64", (302, 142, 144, 203, 314), {141: 2, 251: 3}), ("aarch64", (261, 118, 119, 122, 274), {140: 2, 30: 3})],
+)
+def test_process_1_is_left_alone_and_own_processes_are_not(machine, calls, priorities):
+    for number in calls:
+        assert [answer(machine, number, process) for process in (0, 1, 2, 77)] == [ALLOW, ERRNO | 1, ALLOW, ALLOW]
+    for number, of_user in priorities.items():
+        kinds = [answer(machine, number, kind, None, target) for kind, target in ((0, 0), (0, 1), (of_user, 0), (1, 9))]
+        assert kinds == [ALLOW, ERRNO | 1, ERRNO | 1, ALLOW]
+
+
 def test_another_architecture_is_killed():
     assert answer("x86_64", 1, arch=0x40000003) == KILL
 

@@ -150,7 +150,7 @@ PYTHON: dict[str, tuple[str, set[str]]] = {
         "tried(os.sched_setaffinity,1,{0})\ntried(os.setpriority,os.PRIO_PROCESS,1,19)\ntried(os.sched_setscheduler,1,os.SCHED_BATCH,os.sched_param(0))\nraise SystemExit(3)",
         {"runtime-error"},
     ),
-    "priority of its user": ("import os\nos.setpriority(os.PRIO_USER,os.getuid(),19)\nos.sched_setaffinity(0,{min(os.sched_getaffinity(0))})\nos.setpriority(os.PRIO_PGRP,0,19)", {"accepted"}),
+    "priority of its user": ("import os\nos.setpriority(os.PRIO_USER,os.getuid(),19)\nos.sched_setaffinity(0,{min(os.sched_getaffinity(0))})\nos.setpriority(os.PRIO_PGRP,0,19)", {"runtime-error"}),
     "descriptors in flight": (
         "import socket,os\na,b=socket.socketpair()\nf=[open(f'/tmp/{i}','w+b') for i in range(99)]\nfor x in f: x.write(bytes(9999)); socket.send_fds(a,[b'x'],[x.fileno(),b.fileno()])\nprint('sent')",
         {"accepted"},

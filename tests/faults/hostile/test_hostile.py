@@ -200,20 +200,23 @@ UNTIDY = {
 }  # fmt: skip
 
 
-def _namespace(sandbox: Sandbox) -> str:
-    """Where the next program runs: its pid namespace. It is alone there with process 1."""
-    source = "import os\nprint(os.readlink('/proc/self/ns/pid'), sum(name.isdigit() for name in os.listdir('/proc')))"
-    name, processes = sandbox.run(Program("python", source), [Test(stdin="")]).tests[0].stdout.split()
+FIRST = 2  # the number of the first process after process 1: its namespace is new
+
+
+def _number(sandbox: Sandbox) -> int:
+    """The next program's own process number. It is alone there with process 1."""
+    source = "import os\nprint(os.getpid(), sum(name.isdigit() for name in os.listdir('/proc')))"
+    number, processes = sandbox.run(Program("python", source), [Test(stdin="")]).tests[0].stdout.split()
     assert processes == "2"
-    return name
+    return int(number)
 
 
 @pytest.mark.parametrize("name", UNTIDY)
 def test_a_namespace_in_which_anything_went_wrong_is_given_up(sandbox, name):
-    before = _namespace(sandbox)
-    assert _namespace(sandbox) == before  # after an orderly end it is kept
+    before = _number(sandbox)
+    assert _number(sandbox) > before  # after an orderly end it is kept
     sandbox.run(Program("python", UNTIDY[name]), [Test(stdin="")], LIMITS)
-    assert _namespace(sandbox) != before
+    assert _number(sandbox) == FIRST
 
 
 def test_programs_draw_different_random_numbers(sandbox):
@@ -222,17 +225,48 @@ def test_programs_draw_different_random_numbers(sandbox):
     assert len(drawn) == 4
 
 
-def test_where_programs_have_the_user_of_process_1_each_has_a_namespace_of_its_own(monkeypatch):
-    """As for a host user who is not root: nothing that a program does to process 1 reaches the next program."""
+ATTACKS_ON_PROCESS_1 = """
+import os, resource as r
+def tried(function, *arguments):
+    try:
+        function(*arguments)
+        print('LEAK', function.__name__)
+    except OSError:
+        pass
+for kind in range(16):
+    tried(r.prlimit, 1, kind, (0, 0))
+tried(os.sched_setaffinity, 1, {0})
+tried(os.sched_setscheduler, 1, os.SCHED_BATCH, os.sched_param(0))
+tried(os.sched_setparam, 1, os.sched_param(0))
+tried(os.setpriority, os.PRIO_PROCESS, 1, 19)
+tried(os.setpriority, os.PRIO_USER, os.getuid(), 19)
+tried(open, '/proc/1/mem', 'r+b')
+for number in range(1, 65):
+    os.kill(1, number)
+os.kill(-1, 15) if os.fork() == 0 else os.wait()
+"""
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_process_1_is_safe_where_programs_have_its_user(monkeypatch, filtered):
+    """As for a host user who is not root. Without the filter it could be limited: then every program has its own."""
     from components.sandbox import worker
 
     monkeypatch.setattr(worker, "user_namespace", lambda: None)
+    monkeypatch.setattr(worker, "is_host_root", lambda: False)
+    if not filtered:
+        monkeypatch.setattr(worker, "filter_bytes", lambda: None)
     with Sandbox(workers=1, tier="namespaces", worker_memory_bytes=1 << 30) as pool:
-        before = _namespace(pool)
-        source = "import resource as r\nr.prlimit(1, r.RLIMIT_NOFILE, (0, 0))\nr.prlimit(1, r.RLIMIT_NPROC, (0, 0))"
-        pool.run(Program("python", source), [Test(stdin="")], LIMITS)
-        assert _namespace(pool) != before
+        pool.warm()
+        (pid,) = pool.pids()
+        attacked = pool.run(Program("python", ATTACKS_ON_PROCESS_1), [Test(stdin="")], LIMITS)
+        if filtered:
+            assert "LEAK" not in attacked.tests[0].stdout, attacked
+            assert _number(pool) < _number(pool)
+        else:
+            assert [_number(pool), _number(pool)] == [FIRST, FIRST]
         assert pool.run(*HONEST).accepted
+        assert pool.pids() == [pid]
 
 
 def test_closing_the_pool_ends_everything(secret):
