@@ -50,7 +50,7 @@ class Stage:
 STAGES: Mapping[str, Stage] = {
     stage.type: stage
     for stage in (
-        Stage("corpus", 4, {}, "corpus"),
+        Stage("corpus", 5, {}, "corpus"),
         Stage("decontaminate", 3, {"corpus": "corpus"}, "clean-corpus", uses_model=False),
         Stage("mix", 1, {"data": "clean-corpus"}, "clean-corpus"),
         Stage("pass-rate", 1, {"model": "checkpoint", "data": "clean-corpus"}, "clean-corpus"),

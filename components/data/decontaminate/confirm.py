@@ -84,7 +84,9 @@ def confirm(index: BenchmarkIndex, position: int, text: Tokens, min_coverage: fl
         near = found.symbols * FORMULA_TOKENS_PER_SYMBOL <= size and found.weighted >= FORMULA_SHARE and alone
         if near or same:
             return Match(position, "lcs", found.weighted, pairs)
-        return Match(position, "template", 0.0, pairs) if share >= TEMPLATE_SHARE and alone else None
+        # A grid of numbers has no template: nothing is left when the numbers differ.
+        words = bool((item.kinds != KIND_NUMBER).any())
+        return Match(position, "template", 0.0, pairs) if share >= TEMPLATE_SHARE and alone and words else None
     if found.changed or found.symbols * TOKENS_PER_SYMBOL > size:
         return Match(position, "template", 0.0, pairs) if share >= TEMPLATE_SHARE else None
     grams = ngram_hashes(stretch.hashes, stretch.offsets, index.ngram)

@@ -77,7 +77,10 @@ class BenchmarkIndex:
         self.formula = formula_like(self.tokens).tolist()
         whole = whole_hashes(self.tokens.hashes, self.tokens.kinds, self.tokens.offsets, False)
         masked = whole_hashes(self.tokens.hashes, self.tokens.kinds, self.tokens.offsets, True)
+        # Of a grid of numbers nothing is left without them.
+        masked[[bool((single.kinds == KIND_NUMBER).all()) for single in self.single]] = 0
         self.whole, self.masked = self._positions(whole), self._positions(masked)
+        self.masked.pop(0, None)
         self._whole_keys, self._masked_keys = _keys(self.whole), _keys(self.masked)
         self._short = {
             key: places
