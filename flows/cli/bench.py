@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
         if name is None:
             print("\n".join(registry.names()))
             return
-        if name in ("store", "learning", "modes", "guard"):
+        if name in ("store", "learning", "modes", "guard", "pairwise"):
             from flows.cli import stack
 
             stack.ensure()  # before the benchmark's imports: Prefect reads its settings then
