@@ -172,12 +172,12 @@ def test_a_known_evaluation_is_found_and_two_are_compared(run: dict) -> None:
 
 
 def test_a_standard_benchmark_on_the_released_model(run: dict, tmp_path: Path) -> None:
-    """Our engines with YaRN, a file of the user's."""
+    """Our engines, a file of the user's."""
     records = tmp_path / "aime.jsonl"
     records.write_text(
         "".join(json.dumps({"id": n, "problem": f"{n}+1=?", "answer": str(n + 1)}) + "\n" for n in range(4))
     )
-    options = ("--recipe", "smoke", "--samples", "2", "--max-new-tokens", "24", "--set", "evaluate.yarn_factor=2.0")
+    options = ("--recipe", "smoke", "--samples", "2", "--max-new-tokens", "24")
     done = ringflow("evaluate", "ring-smoke@released", "-b", f"aime25={records}", *options, "--json")
     assert done.returncode == 0, done.stderr
     stages = {stage["stage"]: stage for stage in json.loads(done.stdout)["stages"]}
