@@ -1,6 +1,6 @@
 #!/bin/sh
-# All tests: two lanes side by side, since most tests wait for servers or use one core, then the faults, which want the
-# machine to themselves. Every process keeps its own Ray and engines. Usage: tests/run.sh [PATH ...]; with paths, just
+# All tests: two lanes side by side, since most tests wait for servers or use one core, then the faults. Every process
+# keeps its own servers, Ray and engines. Usage: tests/run.sh [PATH ...]; with paths, just
 # those, in one process.
 set -u
 cd "$(dirname "$0")/.."
@@ -17,7 +17,8 @@ code=0
 library() {
     failed=0
     for part in "$c/training $c/rollout $c/rl $c/model $c/cluster" \
-        "$c/data $c/evaluation $c/artifacts $c/lineage $c/recipe" "$c/rewards $c/sandbox $c/release tests/faults/hostile" "tests/infra"; do
+        "$c/data $c/evaluation $c/artifacts $c/lineage $c/recipe" \
+        "$c/rewards $c/sandbox $c/release tests/faults/hostile" "tests/infra"; do
         "$python" -m pytest -p no:cacheprovider $part & # in the background, so that the trap below ends it at once
         running=$!
         trap 'kill "$running" 2>/dev/null; wait "$running"; exit 130' INT TERM
@@ -33,6 +34,11 @@ wait "$lane" || code=1
 lane=
 printf '\n---- tests of the library, run beside the above\n'
 cat "$said"
-printf '\n---- faults, alone on the machine\n'
-"$python" -m pytest tests/faults --ignore=tests/faults/hostile || code=1
+printf '\n---- faults, and beside them those of the servers, which are killed and so their own\n'
+"$python" -m pytest -p no:cacheprovider tests/faults/test_servers.py >"$said" 2>&1 &
+lane=$!
+"$python" -m pytest tests/faults --ignore=tests/faults/hostile --ignore=tests/faults/test_servers.py || code=1
+wait "$lane" || code=1
+lane=
+cat "$said"
 exit $code

@@ -31,6 +31,28 @@ def kill(home: Path, service: str) -> None:
     wait_for(lambda: not processes.alive(leader), 10, f"the end of {service}")
 
 
+def wait_blocked(world: World, node: str, results: list) -> None:
+    blocked = world.directory / f"blocked-{node}"
+    wait_for(lambda: results or blocked.exists(), 120, f"{node} at its third step")
+    assert not results, f"the run ended before {node}: {results}"
+
+
+def begin(world: World) -> tuple[threading.Thread, list]:
+    """The run in a thread of its own, and the list that gets its result, or what it raised."""
+    results: list = []
+
+    def go() -> None:
+        try:
+            results.append(world.run())
+        except BaseException as error:
+            results.append(error)
+            raise
+
+    thread = threading.Thread(target=go, daemon=True)
+    thread.start()
+    return thread, results
+
+
 @pytest.mark.parametrize(
     "service",
     [
@@ -43,11 +65,9 @@ def kill(home: Path, service: str) -> None:
 def test_a_server_that_comes_back_costs_nothing(service, stack, world: World) -> None:
     world.overrides += ["execution.retries=8"]
     gate = world.touch("block-decontaminate")
-    results: list = []
-    thread = threading.Thread(target=lambda: results.append(world.run()))
-    thread.start()
+    thread, results = begin(world)
     try:
-        world.wait_blocked("decontaminate")
+        wait_blocked(world, "decontaminate", results)
         kill(stack.home, service)
         gate.unlink()
         time.sleep(1)
@@ -65,11 +85,9 @@ def test_a_server_that_comes_back_costs_nothing(service, stack, world: World) ->
 def test_a_store_that_stays_away_ends_the_run_with_its_name(stack, world: World) -> None:
     world.overrides += ["execution.lease_ttl_s=10"]
     gate = world.touch("block-corpus")
-    results: list = []
-    thread = threading.Thread(target=lambda: results.append(world.run()))
-    thread.start()
+    thread, results = begin(world)
     try:
-        world.wait_blocked("corpus")
+        wait_blocked(world, "corpus", results)
         kill(stack.home, "s3")
         gate.unlink()
         thread.join(200)
