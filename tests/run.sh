@@ -34,10 +34,12 @@ wait "$lane" || code=1
 lane=
 printf '\n---- tests of the library, run beside the above\n'
 cat "$said"
-printf '\n---- faults, and beside them those of the servers, which are killed and so their own\n'
-"$python" -m pytest -p no:cacheprovider tests/faults/test_servers.py >"$said" 2>&1 &
+printf '\n---- faults, and beside them those that want servers of their own\n'
+own="tests/faults/test_servers.py tests/faults/test_time_and_races.py"
+"$python" -m pytest -p no:cacheprovider $own >"$said" 2>&1 &
 lane=$!
-"$python" -m pytest tests/faults --ignore=tests/faults/hostile --ignore=tests/faults/test_servers.py || code=1
+"$python" -m pytest tests/faults/test_damage.py tests/faults/test_kill_flow.py tests/faults/test_s3.py \
+    tests/faults/test_workers.py || code=1
 wait "$lane" || code=1
 lane=
 cat "$said"
