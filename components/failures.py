@@ -7,9 +7,17 @@ once and then stopped with its reason. A lost lease or a cancellation stops the 
 
 from __future__ import annotations
 
+from components.redact import redacted
+
 
 class RingflowError(Exception):
-    """Base of every error ringflow raises on purpose. `str(error)` is written for the person who has to act."""
+    """Base of every error ringflow raises on purpose. `str(error)` is written for the person who has to act.
+
+    Secrets are taken out of the text (components.redact): errors go to logs, to Prefect and to MLflow.
+    """
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(redacted(part) if isinstance(part, str) else part for part in parts))
 
 
 class BadInput(RingflowError):
@@ -22,6 +30,7 @@ class BadInput(RingflowError):
     """
 
     def __init__(self, problem: str, *, where: str = "", remedy: str = "") -> None:
+        problem, where, remedy = redacted(problem), redacted(where), redacted(remedy)
         self.problem, self.where, self.remedy = problem, where, remedy
         text = f"{where}: {problem}" if where else problem
         super().__init__(f"{text}. {remedy}" if remedy else text)

@@ -31,6 +31,8 @@ from components.artifacts.store import Store
 from components.artifacts.tidy_local import claim_work
 from components.failures import RingflowError
 from components.recipe.load import LoadedRecipe
+from components.recipe.secrets import refuse_in_addresses
+from components.redact import redact_logs
 from flows.board import LogBoard
 from flows.crashed import Heartbeat
 from flows.ending import failed
@@ -105,6 +107,8 @@ def execute(
         conclude: called when every stage is finished and before the run's records are closed, to add what follows from
             the stages together; what it raises fails the run.
     """
+    redact_logs()
+    refuse_in_addresses()
     flow_run = get_run_context().flow_run
     clock, meter = Clock(process_began() if _began is None else _began), Meter()
     with meter.active():

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from components.failures import RingflowError
+from components.redact import redacted
 from flows.board import SYMBOLS
 from flows.prefect_api import ask
 from flows.result import advice
@@ -92,6 +93,7 @@ class RunPage(Lines):
     def _put(self, key: str, kind: str, data: str, description: str) -> None:
         """Makes the artifact, or changes the one made before; the same content is not sent twice."""
         artifact, known = self._posted.get(key, ("", None))
+        data = redacted(data)
         if data == known:
             return
         if artifact:

@@ -17,6 +17,7 @@ from components.evaluation.benchmark_data import is_hub_id
 from components.failures import BadInput
 from components.recipe.evaluation import BenchmarkFile, BenchmarksConfig, ServedModel, StandardBenchmark
 from components.recipe.load import LoadedRecipe, read_recipe
+from components.recipe.secrets import refuse_in_address
 from flows import forms
 from flows.forms import RECIPES
 from flows.graph import Graph
@@ -106,6 +107,7 @@ class BenchmarksRequest(RecipeRequest):
             raise BadInput("no benchmark is named", where="--benchmark", remedy="ringflow benchmarks lists them")
         for name, _, uri in named:
             find(name)
+            refuse_in_address(uri, f"--benchmark {name}")
             if uri and "://" not in uri and not Path(uri).exists():
                 raise BadInput("there is no such file", where=f"--benchmark {name}={uri}")
         files = []
@@ -116,6 +118,7 @@ class BenchmarksRequest(RecipeRequest):
                 raise BadInput(
                     f"{text!r} is not BENCHMARK.FILE=PATH", where="--file", remedy="Such as codeforces.standings=PATH"
                 )
+            refuse_in_address(uri, f"--file {key}")
             if "://" not in uri and not Path(uri).is_file():
                 raise BadInput("there is no such file", where=f"--file {text}")
             if benchmark not in {name for name, _, _ in named}:
@@ -194,6 +197,7 @@ def is_served(model: str) -> bool:
 
 
 def _at(text: str, where: str) -> tuple[str, str]:
+    refuse_in_address(text, where)
     model, _, url = text.rpartition("@")
     if not model or not url.startswith(("http://", "https://")):
         raise BadInput(f"{text!r} is not MODEL@URL", where=where, remedy="Such as qwen3@http://127.0.0.1:8000/v1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from components.failures import InfrastructureError, RingflowError
+from components.redact import redacted
 
 LONGEST_DELAY_S = 300.0
 MOST_RETRIES = 50  # Prefect's own limit
@@ -39,6 +40,9 @@ def classify(error: BaseException) -> BaseException:
         return InfrastructureError(f"{type(error).__name__}: {first_lines(error)}")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return InfrastructureError(f"the disk is full at {error.filename or 'the working directory'}: free some space")
+    if isinstance(error, Exception) and redacted(str(error)) != str(error):
+        # Prefect keeps the text of what a stage raises, and so do the report and MLflow.
+        return RingflowError(f"{type(error).__name__}: {error}")
     return error
 
 
@@ -56,5 +60,5 @@ def retry_delays(retries: int, first_s: float) -> list[float]:
 
 
 def first_lines(error: BaseException, lines: int = 3) -> str:
-    text = str(error).strip() or type(error).__name__
+    text = redacted(str(error)).strip() or type(error).__name__
     return " ".join(line.strip() for line in text.splitlines()[:lines])

@@ -16,6 +16,8 @@ from typing import Any
 from components.artifacts.ref import ArtifactRef
 from components.failures import BadInput, InfrastructureError
 from components.lineage.tracker import DIGEST_CHARACTERS, EXPERIMENT_TAGS, MODEL_KINDS, artifact_tags
+from components.recipe.secrets import refuse_in_address
+from components.redact import redacted
 
 DEADLINE_S = 10.0
 PROXIED = "mlflow-artifacts:"
@@ -32,6 +34,7 @@ class ParentRun:
                 where=f"MLFLOW_TRACKING_URI={uri}",
                 remedy="Start the local stack with `ringflow up`, or set it to http(s)://host:port",
             )
+        refuse_in_address(uri, "MLFLOW_TRACKING_URI", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
         self.uri, self.experiment = uri.rstrip("/"), experiment
         self.run_id, self.experiment_id, self._root = "", "", ""
         # one client for all questions: making one loads certificates, which costs more than a question
@@ -203,4 +206,4 @@ def _dataset(item: tuple[str, ArtifactRef]) -> tuple[dict[str, str], dict[str, s
 
 
 def _pairs(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"key": key, "value": str(value)[:TAG_CHARACTERS]} for key, value in tags.items()]
+    return [{"key": key, "value": redacted(str(value))[:TAG_CHARACTERS]} for key, value in tags.items()]

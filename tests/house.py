@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 # Components from the ground up; a package imports only from levels before its own. DESIGN's floor 1 is three levels
 # (the stage context holds recipe types, lineage describes artifacts) and its floor 4 two (a model card holds scores).
 FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"redact"}),
     frozenset({"failures"}),
     frozenset({"recipe"}),
     frozenset({"artifacts"}),
@@ -18,7 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"release"}),
 )
 HOUSE = frozenset({"components", "tasks", "flows", "infra", "tests"})
-INFRA_MAY_USE = frozenset({"failures", "recipe"})
+INFRA_MAY_USE = frozenset({"redact", "failures", "recipe"})
 
 
 def imported(source: str) -> list[tuple[int, str]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.artifacts.digest import bytes_sha256, file_sha256
+from components.redact import redacted_bytes
 
 GIT_DEADLINE_S = 10
 # A diff beyond this is no small correction: its digest and its beginning are kept.
@@ -20,8 +21,10 @@ DIFF_BYTES = 1 << 20
 class CodeState:
     """commit: 40 hex digits, empty without git. dirty: tracked files differ from it, or Python files are not in it.
 
-    diff: `git diff HEAD` and the digests of Python files git does not know, at most DIFF_BYTES; empty when clean.
-    diff_sha256: digest of the whole diff, also of one that was cut. lock, lock_sha256: the lock file and its digest.
+    diff: `git diff HEAD` and the digests of Python files git does not know, at most DIFF_BYTES and without
+    secrets; empty when clean.
+    diff_sha256: digest of the whole diff as git gave it, also of one that was cut.
+    lock, lock_sha256: the lock file and its digest.
     """
 
     commit: str = ""
@@ -40,7 +43,7 @@ class CodeState:
         return cls(
             commit=commit,
             dirty=bool(diff),
-            diff=_bounded(diff),
+            diff=_bounded(redacted_bytes(diff)),
             diff_sha256=bytes_sha256(diff) if diff else "",
             lock=locks[0].name if locks else "",
             lock_sha256=file_sha256(locks[0]) if locks else "",

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from components.artifacts.objects import BLOCK_BYTES, PRIVATE, Upload, Versioned
 from components.failures import BadInput, DeadlineExceeded, InfrastructureError, RingflowError
+from components.recipe.secrets import refuse_in_address
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 60
@@ -44,6 +45,9 @@ class S3Objects:
         self.bucket, self.prefix = bucket, prefix
         self.url = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
         self.endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        refuse_in_address(
+            self.endpoint or "", "AWS_ENDPOINT_URL", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+        )
         self._filesystem: Any = None
         self._opening = threading.Lock()
 

@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 from components.artifacts.ref import ArtifactRef
 from components.failures import BadInput, InfrastructureError, RingflowError
+from components.recipe.secrets import refuse_in_address
+from components.redact import redacted
 
 CONNECT_DEADLINE_S = 5.0
 # One request may take 20 s and is retried twice: MLflow's own defaults would wait for many minutes.
@@ -57,6 +59,7 @@ class Tracker:
             )
         if not uri.startswith(("http://", "https://")):
             raise BadInput("the tracker must be an MLflow server", where=uri, remedy="Give http(s)://host:port")
+        refuse_in_address(uri, "MLFLOW_TRACKING_URI", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
         _reach(uri)
         for name, value in HTTP_SETTINGS.items():
             os.environ.setdefault(name, value)
@@ -270,7 +273,7 @@ class Tracker:
     def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        flat = [Param(name, value[:PARAM_CHARACTERS]) for name, value in flatten(params).items()]
+        flat = [Param(name, redacted(value)[:PARAM_CHARACTERS]) for name, value in flatten(params).items()]
         for start in range(0, len(flat), PARAMS_PER_CALL):
             self.client.log_batch(run_id, params=flat[start : start + PARAMS_PER_CALL])
 
@@ -357,4 +360,4 @@ def _create_experiment(client: Any, name: str) -> str:
 
 
 def _tags(tags: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value)[:TAG_CHARACTERS] for name, value in tags.items()}
+    return {name: redacted(str(value))[:TAG_CHARACTERS] for name, value in tags.items()}

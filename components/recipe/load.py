@@ -20,6 +20,8 @@ from pydantic import BaseModel, ValidationError
 from components.failures import BadInput
 from components.recipe.explain import Place, describe
 from components.recipe.recipe import Recipe
+from components.recipe.secrets import refuse_secrets
+from components.redact import redacted
 
 Key = tuple[str | int, ...]
 
@@ -48,7 +50,7 @@ class LoadedRecipe:
     """recipe: the validated values. path: the file. origins: dotted key -> `default`, `file:line` or `--set a.b=c`.
 
     values: the same dotted keys -> value as JSON has it; lists of plain values stay together.
-    text: the file as it was read; it may have changed since.
+    text: the file as it was read, without secrets in its comments; it may have changed since.
     """
 
     recipe: Recipe
@@ -100,13 +102,14 @@ def read_recipe(name_or_path: str | Path, overrides: Iterable[str] = (), directo
             del places[old]
         for inner in _keys(value, key):
             places[inner] = f"--set {override}"
+    refuse_secrets(data, lambda key: _without_value(Place(shown, places).of(key)))
     try:
         recipe = Recipe.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         raise describe(error, Recipe, data, Place(shown, places)) from None
     found = list(_leaves(recipe, recipe.model_dump(mode="json"), ()))
     origins = {_dotted(key): places.get(key, "default") for key, _ in found}
-    return LoadedRecipe(recipe, path, overrides, origins, {_dotted(key): value for key, value in found}, text)
+    return LoadedRecipe(recipe, path, overrides, origins, {_dotted(key): value for key, value in found}, redacted(text))
 
 
 def _find(name: str, directory: Path | None) -> Path:
@@ -134,6 +137,10 @@ def _shown(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except (ValueError, OSError):
         return str(path)
+
+
+def _without_value(place: str) -> str:
+    return place.partition("=")[0] if place.startswith("--set ") else place
 
 
 def _read(path: Path, shown: str) -> str:

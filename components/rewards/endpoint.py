@@ -17,6 +17,7 @@ from typing import TypeVar
 import httpx
 
 from components.failures import BadInput, DeadlineExceeded, InfrastructureError
+from components.redact import remember
 
 T = TypeVar("T")
 
@@ -39,6 +40,7 @@ def authorization(variable: str, what: str) -> dict[str, str]:
     key = os.environ.get(variable)
     if not key:
         raise BadInput(f"the environment variable with the {what} is empty", where=variable)
+    remember(key)  # an endpoint may repeat it in the text of a refusal
     return {"Authorization": f"Bearer {key}"}
 
 

@@ -17,6 +17,7 @@ import click
 import typer
 
 from components.failures import BadInput, RingflowError
+from components.redact import redact_logs, redacted
 from flows.cli import audit, bench, data, deploy, model, run, runs, sandbox, stack, tidy
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ for part in (stack, deploy, run, runs, tidy, audit, data, sandbox, model, bench)
 
 def run_app() -> None:
     """Entry point of the `ringflow` script."""
+    redact_logs()
     try:
         code = app(standalone_mode=False)
     except click.ClickException as error:
@@ -49,7 +51,7 @@ def run_app() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
-        print(f"ringflow: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"ringflow: {type(error).__name__}: {redacted(str(error))}", file=sys.stderr)
         print(f"This is a defect. The traceback is in {_keep_traceback()}", file=sys.stderr)
         code = 1
     sys.stdout.flush()
@@ -60,5 +62,5 @@ def _keep_traceback() -> Path:
     folder = Path(os.environ.get("RINGFLOW_HOME", ".ringflow")) / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    path.write_text(f"{' '.join(sys.argv)}\n\n{traceback.format_exc()}")
+    path.write_text(redacted(f"{' '.join(sys.argv)}\n\n{traceback.format_exc()}"))
     return path

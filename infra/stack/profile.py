@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from components.failures import BadInput
+from components.recipe.secrets import refuse_in_addresses
 from infra.stack.home import credentials, home_directory, ray_directory, read_state
 
 ENDPOINTS = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "RAY_ADDRESS", "RINGFLOW_STORE")
@@ -55,7 +56,8 @@ def environment(home: Path | str | None = None) -> dict[str, str]:
     """Variables for `os.environ` of a client of the stack; strings only.
 
     Raises:
-        BadInput: the local stack was never started in this home, or an endpoint of the cluster is missing.
+        BadInput: the local stack was never started in this home, or an endpoint of the cluster is missing
+            or has a password in it.
     """
     if profile() == "cluster":
         missing = [name for name in ENDPOINTS if not os.environ.get(name)]
@@ -65,6 +67,7 @@ def environment(home: Path | str | None = None) -> dict[str, str]:
                 where="environment",
                 remedy="Set them, or RINGFLOW_PROFILE=local for the embedded stack",
             )
+        refuse_in_addresses()
         return {**QUIET, "RINGFLOW_PROFILE": "cluster", **{name: os.environ[name] for name in ENDPOINTS}}
     place = home_directory(home)
     keys = credentials(place)
