@@ -18,7 +18,7 @@ import typer
 
 from components.failures import BadInput, RingflowError
 from components.redact import redact_logs, redacted
-from flows.cli import audit, bench, data, deploy, model, run, runs, sandbox, stack, tidy
+from flows.cli import audit, bench, data, deploy, model, run, runs, sandbox, sbom, stack, tidy
 
 app = typer.Typer(
     name="ringflow",
@@ -29,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for part in (stack, deploy, run, runs, tidy, audit, data, sandbox, model, bench):
+for part in (stack, deploy, run, runs, tidy, audit, data, sandbox, model, bench, sbom):
     part.register(app)
 
 
