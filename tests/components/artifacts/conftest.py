@@ -70,6 +70,7 @@ def s3_endpoint(tmp_path_factory):
 
 
 def _wait_until_writable(process: subprocess.Popen, endpoint: str, output: Path) -> None:
+    before = dict(os.environ)  # may hold the address of the session's own stack
     os.environ.update(AWS_ENDPOINT_URL=endpoint, AWS_ACCESS_KEY_ID=KEY, AWS_SECRET_ACCESS_KEY=SECRET)
     deadline, last = time.monotonic() + START_DEADLINE_S, ""
     try:
@@ -83,8 +84,8 @@ def _wait_until_writable(process: subprocess.Popen, endpoint: str, output: Path)
                 time.sleep(0.3)
         raise RuntimeError(f"weed did not start: {last}\n{output.read_text(errors='replace')[-2000:]}")
     finally:
-        for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            os.environ.pop(name, None)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture
