@@ -18,10 +18,14 @@ import torch
 from torch import Tensor
 
 from components.failures import BadInput
+from components.model import fp8
 from components.model.hf_config import (
     CONFIGURATION_FILE,
     CONFIGURATION_SOURCE,
+    FP8,
+    FP8_REST,
     config_json,
+    is_fp8,
     spec_from_config,
 )
 from components.model.shards import Piece, assemble, joined, pieces, tensor_shapes
@@ -86,9 +90,12 @@ def write_hf_directory(
 ) -> None:
     """Writes a directory that transformers and vLLM load: config, safetensors shards, tokenizer, template, generation.
 
-    The router weight and expert bias stay float32 whatever `dtype` is, as inclusionAI's releases keep them.
+    dtype: `float32`, `bfloat16` or `fp8` (projections in blocks, the rest bfloat16; components.model.fp8). The router
+    weight and expert bias stay float32 whatever it is, as inclusionAI's releases keep them.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    if dtype == FP8:
+        tensors = fp8.quantised(tensors)
     shards = _write_shards(directory, tensors, dtype, shard_bytes, rank=0)
     _name_shards(directory, shards, mine=shards)
     _describe(directory, spec, shards, tokenizer, dtype)
@@ -170,8 +177,7 @@ def _write_shards(
         written.append(Shard(name, tuple(shard), used))
 
     for name, tensor in tensors:
-        keep = torch.float32 if ".mlp.gate." in name else getattr(torch, dtype)
-        stored = tensor.detach().to("cpu", keep, copy=True).contiguous()
+        stored = tensor.detach().to("cpu", _stored_as(name, tensor, dtype), copy=True).contiguous()
         size = stored.numel() * stored.element_size()
         if shard and used + size > shard_bytes:
             flush()
@@ -181,6 +187,14 @@ def _write_shards(
     if shard:
         flush()
     return written
+
+
+def _stored_as(name: str, tensor: Tensor, dtype: str) -> torch.dtype:
+    if tensor.dtype == torch.float8_e4m3fn:
+        return tensor.dtype
+    if ".mlp.gate." in name or name.endswith(fp8.SCALE):
+        return torch.float32
+    return getattr(torch, FP8_REST if dtype == FP8 else dtype)
 
 
 def _final_name(index: int, count: int) -> str:
@@ -216,13 +230,15 @@ def _describe(directory: Path, spec: LingSpec, shards: list[Shard], tokenizer: A
 
 
 def read_hf_directory(directory: Path) -> tuple[LingSpec, Iterator[tuple[str, Tensor]]]:
-    """(architecture, tensors) of a BailingMoeV2 directory; tensors are read one at a time, any dtype.
+    """(architecture, tensors) of a BailingMoeV2 directory; tensors are read one at a time, any dtype, FP8 as float32.
 
     Raises:
-        BadInput: config.json is missing or of another model; a shard is missing, damaged or lacks a listed tensor.
+        BadInput: config.json is missing, of another model or another quantisation; a shard is missing, damaged or lacks
+            a listed tensor.
     """
     directory = Path(directory)
     spec = spec_from_config(directory / "config.json")
+    in_fp8 = is_fp8(directory / "config.json")
     index = directory / INDEX
     if index.is_file():
         try:
@@ -237,7 +253,8 @@ def read_hf_directory(directory: Path) -> tuple[LingSpec, Iterator[tuple[str, Te
     for name in files:
         if not (directory / name).is_file():
             raise BadInput("the shard is listed in the index but absent", where=str(directory / name))
-    return spec, _read_shards(directory, files, spec)
+    tensors = _read_shards(directory, files, spec)
+    return spec, fp8.dequantised(tensors, str(directory)) if in_fp8 else tensors
 
 
 def _read_shards(directory: Path, files: list[str], spec: LingSpec) -> Iterator[tuple[str, Tensor]]:

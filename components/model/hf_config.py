@@ -20,6 +20,8 @@ from components.model.spec import LingSpec, YarnScaling
 MODEL_TYPE = "bailing_moe"
 ARCHITECTURE = "BailingMoeV2ForCausalLM"
 CONFIGURATION_FILE = "configuration_bailing_moe_v2.py"
+# Projections in FP8 blocks of 128 x 128 (components.model.fp8); what is not is stored in the second dtype.
+FP8, FP8_REST, FP8_BLOCK = "fp8", "bfloat16", 128
 CONFIGURATION_SOURCE = '''"""Configuration class of BailingMoeV2: every key of config.json becomes an attribute."""
 
 from transformers import PretrainedConfig
@@ -59,6 +61,14 @@ _SAME_NAME = (
     "initializer_range",
 )
 
+_QUANTISATION = {
+    "quant_method": "fp8",
+    "fmt": "e4m3",
+    "activation_scheme": "dynamic",
+    "weight_block_size": [FP8_BLOCK, FP8_BLOCK],
+    "modules_to_not_convert": ["lm_head"],
+}
+
 
 def register() -> None:
     """Makes AutoConfig read `bailing_moe` directories in this process without remote code. Safe to call twice."""
@@ -73,7 +83,7 @@ def register() -> None:
 
 
 def config_json(spec: LingSpec, tokenizer: Any, dtype: str) -> dict[str, Any]:
-    """The content of config.json. dtype: `float32` or `bfloat16`."""
+    """The content of config.json. dtype: `float32`, `bfloat16` or `fp8`."""
     rope = {
         "rope_type": "default",
         "rope_theta": spec.rope_theta,
@@ -85,6 +95,8 @@ def config_json(spec: LingSpec, tokenizer: Any, dtype: str) -> dict[str, Any]:
             "factor": spec.yarn.factor,
             "original_max_position_embeddings": spec.yarn.original_max_position,
         }
+    quantised = dtype == FP8
+    dtype = FP8_REST if quantised else dtype
     return {
         "architectures": [ARCHITECTURE],
         "model_type": MODEL_TYPE,
@@ -108,6 +120,7 @@ def config_json(spec: LingSpec, tokenizer: Any, dtype: str) -> dict[str, Any]:
         "eos_token_id": tokenizer.eos_token_id,
         "dtype": dtype,
         "torch_dtype": dtype,
+        **({"quantization_config": _QUANTISATION} if quantised else {}),
     }
 
 
@@ -155,3 +168,17 @@ def spec_from_config(path: Path) -> LingSpec:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "config"
         raise BadInput(first["msg"], where=f"{where}: {field}") from error
+
+
+def is_fp8(path: Path) -> bool:
+    """Whether a config.json describes FP8 weights in blocks. Raises BadInput for any other quantisation."""
+    found = json.loads(path.read_text()).get("quantization_config")
+    if not found:
+        return False
+    if found.get("quant_method") == "fp8" and list(found.get("weight_block_size") or ()) == [FP8_BLOCK, FP8_BLOCK]:
+        return True
+    raise BadInput(
+        f"the weights are quantised by {found.get('quant_method')} with blocks of {found.get('weight_block_size')}",
+        where=f"{path}: quantization_config",
+        remedy=f"Name a BF16 or float32 checkpoint, or one in FP8 with blocks of {FP8_BLOCK} x {FP8_BLOCK}",
+    )

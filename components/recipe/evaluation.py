@@ -127,7 +127,9 @@ class ServedEvaluationConfig(StrictModel):
 
 class ReleaseConfig(StrictModel):
     model_name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Registered model in MLflow")
-    dtype: Literal["bfloat16", "float32"] = "float32"
+    dtype: Literal["bfloat16", "float32", "fp8"] = Field(
+        default="float32", description="Of the released weights; fp8: projections in blocks, the rest bfloat16"
+    )
     parity_tolerance: float = Field(
         default=1e-5, gt=0, description="|log-prob difference|, trainer to vLLM, of 99 % of tokens"
     )

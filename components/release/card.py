@@ -11,6 +11,7 @@ from typing import Any
 
 from components.evaluation.table import caption, markdown_table
 from components.evaluation.types import Evaluation
+from components.model.hf_config import FP8, FP8_REST
 from components.release.export import Exported
 from components.release.parity import Parity
 
@@ -23,6 +24,7 @@ class CardFacts:
     decontamination: decontamination.json ({"counts": {split: {records, kept, removed, review}}, ...}).
     evaluations: stage -> evaluation, in the order of the recipe.
     artifacts: what the release was made from: name -> (fingerprint, uri).
+    parity_of: what vLLM loaded when it was compared with the trainer.
     architecture: rows of (property, value).
     """
 
@@ -38,6 +40,7 @@ class CardFacts:
     evaluations: Mapping[str, Evaluation]
     artifacts: Mapping[str, tuple[str, str]]
     picture: str | None = None
+    parity_of: str = "these files"
 
 
 def render_card(facts: CardFacts) -> str:
@@ -51,9 +54,12 @@ def render_card(facts: CardFacts) -> str:
     counts = facts.decontamination.get("counts", {})
     splits = {name: row for name, row in counts.items() if isinstance(row, Mapping) and "kept" in row}
     final = list(facts.evaluations.values())[-1]
+    in_fp8 = facts.exported.dtype == FP8
     return environment.from_string(CARD).render(
         facts=facts,
         weights=facts.exported,
+        compute=FP8_REST if in_fp8 else facts.exported.dtype,
+        stored="FP8 (e4m3, blocks of 128 x 128; all but projections apart)" if in_fp8 else facts.exported.dtype,
         parity=facts.parity,
         total=facts.exported.parameters[0],
         active=facts.exported.parameters[1],
@@ -110,7 +116,7 @@ ringflow serve {{ reference }}     # OpenAI-compatible server on 127.0.0.1:8000
 ringflow chat {{ reference }}
 ```
 
-With a plain vLLM: `vllm serve DIRECTORY --trust-remote-code --reasoning-parser qwen3 --dtype {{ weights.dtype }}`.
+With a plain vLLM: `vllm serve DIRECTORY --trust-remote-code --reasoning-parser qwen3 --dtype {{ compute }}`.
 The only code in the directory is the class that reads config.json; without `--dtype`, vLLM runs float32 weights in
 bfloat16. The model thinks between `<think>` and `</think>` before it answers; switch that off with
 `chat_template_kwargs: {"enable_thinking": false}`.
@@ -147,8 +153,8 @@ Evidence for each removed record is in the `data` artifact below (evidence.parqu
 
 ## Weights
 
-{{ weights.dtype }} safetensors, {{ weights.shards }} file{{ "" if weights.shards == 1 else "s" }},
-{{ weights.bytes | count }} bytes. Log-probs of the trainer (megatron-core) and of these files in vLLM, over
+{{ stored }} safetensors, {{ weights.shards }} file{{ "" if weights.shards == 1 else "s" }},
+{{ weights.bytes | count }} bytes. Log-probs of the trainer (megatron-core) and of {{ facts.parity_of }} in vLLM, over
 {{ parity.tokens | count }} response tokens of {{ parity.sequences }} held-out sequences: largest difference
 {{ "%.2e" | format(parity.max_abs_dlogp) }}, 99 % within {{ "%.2e" | format(parity.p99_abs_dlogp) }} (tolerance
 {{ "%.0e" | format(parity.tolerance) }}), mean {{ "%.2e" | format(parity.mean_abs_dlogp) }}.

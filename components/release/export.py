@@ -8,6 +8,7 @@ file come with them. Nothing in the directory needs this repository.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,16 @@ from typing import TYPE_CHECKING
 
 from components.failures import BadInput
 from components.model.hf import SHARD_BYTES, read_hf_directory, tensor_shapes, write_hf_directory
+from components.model.hf_config import FP8, is_fp8
 from components.model.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from components.model.spec import LingSpec
+
+
+DTYPES = ("float32", "bfloat16", FP8)
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,13 @@ def export(source: Path, target: Path, name: str, dtype: str = "float32", shard_
         source: Hugging Face directory of a checkpoint.
         target: directory to write; must be absent or empty.
         name: of the released model; clients of `ringflow serve` ask for it.
-        dtype: `float32` or `bfloat16`.
+        dtype: `float32`, `bfloat16` or `fp8` (blocks of 128 x 128, the rest bfloat16).
 
     Raises:
-        BadInput: `source` is incomplete or of another architecture, or `target` holds something.
+        BadInput: `source` is incomplete or of another architecture, `target` holds something, or no such dtype.
     """
+    if dtype not in DTYPES:
+        raise BadInput(f"no dtype {dtype!r}", where="dtype", remedy=f"Use one of {', '.join(DTYPES)}")
     if target.exists() and any(target.iterdir()):
         raise BadInput("the release directory is not empty", where=str(target))
     spec, tensors = read_hf_directory(source)
@@ -58,6 +65,20 @@ def export(source: Path, target: Path, name: str, dtype: str = "float32", shard_
     shards = list(target.glob("*.safetensors"))
     size = sum(path.stat().st_size for path in shards)
     return Exported(spec.parameter_count(), size, len(shards), spec.max_position_embeddings, dtype)
+
+
+def loadable(directory: Path, device: str, scratch: Path) -> Path:
+    """A directory with the same weights that vLLM loads on `device`.
+
+    vLLM has no FP8 kernels for CPUs: there it is a float32 copy below `scratch`, whose weights are those that an engine
+    on a GPU multiplies, without the rounding of activations such an engine adds.
+    """
+    if device != "cpu" or not is_fp8(directory / "config.json"):
+        return directory
+    copy = scratch / "float32"
+    shutil.rmtree(copy, ignore_errors=True)
+    export(directory, copy, directory.name)
+    return copy
 
 
 def _checked(tensors: Iterator[tuple[str, Tensor]], spec: LingSpec, source: Path) -> Iterator[tuple[str, Tensor]]:

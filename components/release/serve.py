@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from components.failures import BadInput, DeadlineExceeded, InfrastructureError
+from components.model.hf_config import is_fp8
 
 # Read by components.release.vllm_server, which is not imported here: it registers model configurations.
 PARENT = "RINGFLOW_SERVER_PARENT"
@@ -95,6 +96,12 @@ def model_directory(model: str | Path) -> Path:
 def serve_command(model: str | Path, options: ServeOptions) -> tuple[list[str], dict[str, str]]:
     """(argv, environment) of the server. Raises BadInput when the model cannot be served."""
     directory = model_directory(model)
+    if options.device == "cpu" and is_fp8(directory / "config.json"):
+        raise BadInput(
+            "vLLM has no FP8 kernels for CPUs",
+            where=str(directory / "config.json"),
+            remedy="Serve it with --device cuda, or what `ringflow export MODEL --dtype bfloat16 --out DIR` writes",
+        )
     arguments = ["serve", str(directory), "--host", options.host, "--port", str(options.port)]
     dtype = stored_dtype(directory) if options.dtype == "auto" else options.dtype
     arguments += ["--served-model-name", served_name(directory, options), "--dtype", dtype]

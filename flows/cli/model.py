@@ -1,4 +1,4 @@
-"""evaluate, serve, chat: a model after its training."""
+"""evaluate, compare, serve, export, chat: a model after its training."""
 
 from __future__ import annotations
 
@@ -137,6 +137,16 @@ def register(app: typer.Typer) -> None:
         start(local_model(model), options)
 
     @app.command()
+    def export(
+        model: ModelArgument,
+        out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New directory to write.")],
+        dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or fp8.")] = "bfloat16",
+        json_: JsonOption = False,
+    ) -> None:
+        """Write a model's weights in another dtype, as a Hugging Face directory that vLLM and SGLang load."""
+        _export(model, out, dtype, json_)
+
+    @app.command()
     def chat(
         model: Annotated[
             str, typer.Argument(metavar="MODEL", help="As for serve; or the http:// address of a server.")
@@ -171,6 +181,22 @@ def register(app: typer.Typer) -> None:
         print("starting the server ...", file=sys.stderr)
         with start(directory, ServeOptions(port=port, device=_device(device))) as server:
             talk(server.base_url)
+
+
+def _export(model: str, out: Path, dtype: str, json_: bool) -> None:
+    from dataclasses import asdict
+
+    from components.release.export import export
+    from components.release.serve import ServeOptions, model_directory, served_name
+    from flows.cli.output import print_json
+    from flows.references import local_model
+
+    source = model_directory(local_model(model))
+    written = export(source, out, served_name(source, ServeOptions()), dtype)
+    if json_:
+        print_json(asdict(written) | {"directory": str(out)})
+    else:
+        print(f"{out}: {written.parameters[0]:,} parameters, {written.dtype}, {written.bytes:,} bytes")
 
 
 def _split(benchmarks: list[str] | None) -> list[str]:

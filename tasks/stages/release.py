@@ -27,13 +27,14 @@ from components.model.spec import LingSpec, spec_for
 from components.model.tokenizer import contract, encode_prompt, encode_text, load_tokenizer
 from components.recipe.evaluation import ReleaseConfig
 from components.release.card import CardFacts, render_card
-from components.release.export import export
+from components.release.export import export, loadable
 from components.release.parity import Parity, Scored, compare_logprobs, released_engine, require_parity
 from components.training.group import borrow_learners
 from components.training.types import Sequence
 from tasks.stage import StageConfig
 
 MODEL = "model"
+PARITY_OF = {True: "these files", False: "these weights as float32 (on a GPU, FP8 engines round activations too)"}
 PARITY_SEQUENCES = 64
 STEPS = 4
 
@@ -53,7 +54,8 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     context.progress(1, STEPS, "log-prob parity")
     benchmarks = read_benchmarks(context.fetch(inputs["corpus"], "benchmarks").parent)
     sequences = held_out_sequences(list(evaluations.values())[-1], benchmarks, directory)
-    parity = _parity(context, config, source, directory, sequences)
+    loaded = loadable(directory.absolute(), context.execution.device, context.scratch)
+    parity = _parity(context, config, source, loaded, sequences)
     (context.output / "parity.json").write_text(json.dumps(parity.report(), indent=2) + "\n")
     context.attach(context.output / "parity.json", "parity.json")
     measured = {name: getattr(parity, f"{name}_abs_dlogp") for name in ("max", "p99", "mean")}
@@ -78,6 +80,7 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
             evaluations=evaluations,
             artifacts={name: (ref.fingerprint, ref.uri) for name, ref in inputs.items()},
             picture="stages.png",
+            parity_of=PARITY_OF[loaded == directory.absolute()],
         )
     )
     for folder in (context.output, directory):
@@ -128,7 +131,7 @@ def _parity(
     execution = context.execution
     if execution.device == "cuda":
         release_all()  # warm engines and learners hold the memory the fresh engine needs
-    engine = released_engine(directory.absolute(), max(len(tokens) for tokens, _ in sequences), execution)
+    engine = released_engine(directory, max(len(tokens) for tokens, _ in sequences), execution)
     try:
         # The engine starts while the learners compute.
         with borrow_learners(config.model, execution) as learners:
