@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,13 @@ class WorkClock:
 
 
 class TrackedResume:
-    """The store's resume area; metrics up to a point are in the tracker before the point exists."""
+    """The store's resume area; metrics up to a point are in the tracker before the point exists.
 
-    def __init__(self, area: StoreResume, tracked: Any, clock: WorkClock) -> None:
-        self._area, self._tracked, self._clock = area, tracked, clock
+    said: told the step of every point that the stage goes on from.
+    """
+
+    def __init__(self, area: StoreResume, tracked: Any, clock: WorkClock, said: Callable[[int], None]) -> None:
+        self._area, self._tracked, self._clock, self._said = area, tracked, clock, said
 
     def latest(self) -> ResumePoint | None:
         with spent_on("S3"):
@@ -50,6 +53,7 @@ class TrackedResume:
         self._clock.goes_on_from(float(point.state.get(WALL, 0.0)) if point else 0.0)
         if point is None:
             return None
+        self._said(point.step)
         return replace(point, state={name: value for name, value in point.state.items() if name != WALL})
 
     def save(self, step: int, directory: Path, state: Mapping[str, Any]) -> None:
@@ -80,7 +84,7 @@ class RunnerContext:
         self.output.mkdir(parents=True)
         self.scratch.mkdir(parents=True)
         self.clock = WorkClock()
-        self.resume = TrackedResume(StoreResume(session.store, lease, self.scratch), tracked, self.clock)
+        self.resume = TrackedResume(StoreResume(session.store, lease, self.scratch), tracked, self.clock, self._goes_on)
         self.reads: dict[str, set[str]] = {}
         self._session, self._lease, self._tracked, self._progress = session, lease, tracked, progress
         self._stage = node.stage.type
@@ -111,6 +115,9 @@ class RunnerContext:
         with spent_on("Prefect"):
             self._session.board.progress(self.node, done, total, text)
             self._progress.set(done, total)
+
+    def _goes_on(self, step: int) -> None:
+        self._session.board.state(self.node, "running", f"goes on from step {step}")
 
     def check(self) -> None:
         self._session.stop.check()

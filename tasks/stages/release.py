@@ -56,6 +56,8 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     sequences = held_out_sequences(list(evaluations.values())[-1], benchmarks, directory)
     loaded = loadable(directory.absolute(), context.execution.device, context.scratch)
     parity = _parity(context, config, source, loaded, sequences)
+    if loaded != directory.absolute():
+        shutil.rmtree(loaded)
     (context.output / "parity.json").write_text(json.dumps(parity.report(), indent=2) + "\n")
     context.attach(context.output / "parity.json", "parity.json")
     measured = {name: getattr(parity, f"{name}_abs_dlogp") for name in ("max", "p99", "mean")}

@@ -110,3 +110,13 @@ def test_evaluated_and_released(artifacts, tmp_path):
     refused = LocalContext(root / "refused", "release", 7, EXECUTION, quiet=True)
     with pytest.raises(Diverged, match=r"not released: .*bfloat16 weights"):
         release(refused, inputs, strict)
+
+    # vLLM has no FP8 kernels for CPUs: it loads the same weights as float32, which must not be the float32 release's.
+    eighth = LocalContext(root / "fp8", "release", 7, EXECUTION, quiet=True)
+    section = ReleaseConfig(model_name="ring-test", dtype="fp8", parity_tolerance=0.1)
+    result = release(eighth, inputs, StageConfig(section, MODEL))
+    assert result.contract.dtype == "fp8"
+    assert 1e-5 < result.summary["parity_mean_abs_dlogp"] < 0.05
+    assert "FP8 (e4m3" in (eighth.output / "README.md").read_text()
+    assert "of these weights as float32" in (eighth.output / "README.md").read_text()
+    assert not (eighth.scratch / "float32").exists()

@@ -131,10 +131,12 @@ def test_wall_time_goes_on_after_a_resume_and_is_not_counted_twice_after_a_rollb
     files.mkdir()
     area.save(5, files, {"n": 1, WALL: 100.0})
     clock = WorkClock()
-    resume = TrackedResume(area, None, clock)
+    told: list[int] = []
+    resume = TrackedResume(area, None, clock, told.append)
     assert resume.latest().state == {"n": 1}
     assert 100 <= clock.seconds() < 130
     resume.save(6, files, {"n": 2})
     assert 100 <= area.latest().state[WALL] < 130
     assert resume.latest().state == {"n": 2}, "a rollback in the same attempt"
+    assert told == [5, 6]
     assert clock.seconds() < 130
