@@ -8,7 +8,6 @@ runs are reused. The tables go to learning.md below the home of the local server
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from components.artifacts.store import Store
@@ -18,6 +17,7 @@ from components.evaluation.types import Evaluation
 from components.failures import InfrastructureError
 from components.recipe.load import load_recipe
 from flows.bench import Bench, Figure
+from flows.bench._programs import program_table, rewarded
 from flows.board import PlainBoard
 from flows.execute import run_here
 from flows.recipe_flow import ring
@@ -39,9 +39,11 @@ def run() -> Bench:
     """Three runs of the recipe and of the control; the tables grow with every seed."""
     report = Path(os.environ["RINGFLOW_HOME"]) / "learning.md"
     seeds: dict[int, dict[str, Evaluation]] = {}
+    tables: list[str] = []
     for seed in SEEDS:
-        seeds[seed] = _learn(seed)
-        report.write_text("\n".join(_tables(number, found) for number, found in seeds.items()))
+        seeds[seed], programs = _learn(seed)
+        tables.append(f"### Seed {seed}\n\n{markdown_table(seeds[seed])}\n{programs}")
+        report.write_text("\n".join(tables))
     figures: dict[str, Figure] = {}
     for stage in next(iter(seeds.values())):
         scores = [100 * evaluations[stage].overall.avg.value for evaluations in seeds.values()]
@@ -56,8 +58,8 @@ def run() -> Bench:
     return Bench(figures, {"recipe": RECIPE, "seeds": ", ".join(map(str, SEEDS)), "tables": str(report)})
 
 
-def _learn(seed: int) -> dict[str, Evaluation]:
-    """Stage name -> evaluation, in the recipe's order, `control` last."""
+def _learn(seed: int) -> tuple[dict[str, Evaluation], str]:
+    """Stage name -> evaluation, in the recipe's order, `control` last; and the table of the programs that RLVR ran."""
     result = _run(RunRequest(recipe=RECIPE, seed=seed))
     stages = {stage.node: stage for stage in result.stages}
     found = {
@@ -69,7 +71,10 @@ def _learn(seed: int) -> dict[str, Evaluation]:
     overrides = [f"sft.steps={steps}"]
     control = _run(RunRequest(recipe=RECIPE, seed=seed, overrides=overrides, only=["sft", "evaluate-sft"]), partly=True)
     ref = next(stage.ref for stage in control.stages if stage.node == "evaluate-sft")
-    return found | {"control": load_evaluation(Store.open().fetch(ref))}
+    store = Store.open()
+    rollouts = [store.fetch(stage.ref, "rollouts") for name, stage in stages.items() if name.startswith("rlvr-")]
+    programs = program_table(response for directory in rollouts for response in rewarded(directory))
+    return found | {"control": load_evaluation(store.fetch(ref))}, programs
 
 
 def _control_steps(result: RunResult) -> int:
@@ -90,7 +95,3 @@ def _run(request: RunRequest, partly: bool = False) -> RunResult:
     if missing:
         raise InfrastructureError(f"{missing[0].node} of seed {request.seed} did not finish: {missing[0].error}")
     return result
-
-
-def _tables(seed: int, evaluations: Mapping[str, Evaluation]) -> str:
-    return f"### Seed {seed}\n\n{markdown_table(evaluations)}"
