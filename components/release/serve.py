@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -35,7 +34,8 @@ class ServeOptions:
 
     dtype: `auto` is the one the release is stored in. max_model_len: the model's own when absent.
     yarn_factor: YaRN over the model's own context.
-    kv_cache_gib, threads: CPU hosts only. tensor_parallel: devices (GPU) the weights are split over.
+    kv_cache_gib, threads: CPU hosts only. tensor_parallel, pipeline_parallel: devices (GPU) that share each layer, and
+    that share the layers. nodes: machines they stand on; more than one needs a command on each (release.commands).
     """
 
     host: str = "127.0.0.1"
@@ -47,6 +47,8 @@ class ServeOptions:
     threads: int = 1
     kv_cache_gib: int = 1
     tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    nodes: int = 1
     device: Literal["cpu", "cuda"] = "cpu"
     api_key_env: str | None = None
     yarn_factor: float | None = None
@@ -114,6 +116,12 @@ def serve_command(model: str | Path, options: ServeOptions) -> tuple[list[str], 
         arguments += ["--hf-overrides", json.dumps(stretched(directory / "config.json", options.yarn_factor))]
     if options.tensor_parallel > 1:
         arguments += ["--tensor-parallel-size", str(options.tensor_parallel)]
+    if options.pipeline_parallel > 1:
+        arguments += ["--pipeline-parallel-size", str(options.pipeline_parallel)]
+    if options.nodes > 1:
+        raise BadInput(
+            "one command serves on one machine", where="--nodes", remedy="`--show` prints the command for each node"
+        )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
@@ -167,16 +175,6 @@ def stored_dtype(directory: Path) -> str:
     """The dtype a release is stored in. vLLM's `auto` would run float32 weights in bfloat16, so it must be told."""
     config = json.loads((directory / "config.json").read_text())
     return str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
-
-
-def sglang_command(model: str | Path, options: ServeOptions) -> str:
-    """The same release under SGLang, to paste where that is installed; it reads the shipped configuration file."""
-    directory = model_directory(model)
-    arguments = ["--model-path", str(directory), "--trust-remote-code", "--host", options.host]
-    arguments += ["--port", str(options.port), "--tp-size", str(options.tensor_parallel)]
-    arguments += ["--reasoning-parser", "qwen3", "--served-model-name", served_name(directory, options)]
-    arguments += ["--dtype", stored_dtype(directory) if options.dtype == "auto" else options.dtype]
-    return shlex.join(["python", "-m", "sglang.launch_server", *arguments])
 
 
 def check_port(host: str, port: int) -> None:

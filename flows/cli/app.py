@@ -13,12 +13,14 @@ import time
 import traceback
 from pathlib import Path
 
-import click
 import typer
 
 from components.failures import BadInput, RingflowError
 from components.redact import redact_logs, redacted
 from flows.cli import audit, bench, data, deploy, model, run, runs, sandbox, sbom, stack, tidy
+
+# Typer brings a click of its own and names few of its classes; whoever mistypes an option meets these.
+USAGE = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     name="ringflow",
@@ -38,10 +40,10 @@ def run_app() -> None:
     redact_logs()
     try:
         code = app(standalone_mode=False)
-    except click.ClickException as error:
+    except USAGE as error:
         error.show()
         code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         code = 130
     except RingflowError as error:

@@ -120,8 +120,15 @@ def register(app: typer.Typer) -> None:
         max_model_len: Annotated[int | None, typer.Option("--max-model-len", min=16)] = None,
         device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
         tensor_parallel: Annotated[int, typer.Option("--tensor-parallel", min=1)] = 1,
+        pipeline_parallel: Annotated[int, typer.Option("--pipeline-parallel", min=1)] = 1,
+        nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines; with --show.")] = 1,
+        yarn: Annotated[float | None, typer.Option("--yarn", min=1, help="Times the context, by YaRN.")] = None,
+        show: Annotated[bool, typer.Option("--show", help="Print commands for plain vLLM and SGLang instead.")] = False,
     ) -> None:
-        """Serve a model with vLLM's OpenAI-compatible server, in the foreground."""
+        """Serve a model with vLLM's OpenAI-compatible server, in the foreground.
+
+        With --show: the command lines for machines without ringflow, one per node; MODEL may then be any path there.
+        """
         from components.release.serve import ServeOptions
         from components.release.serve import serve as start
         from flows.references import local_model
@@ -132,8 +139,14 @@ def register(app: typer.Typer) -> None:
             max_model_len=max_model_len,
             device=_device(device),
             tensor_parallel=tensor_parallel,
+            pipeline_parallel=pipeline_parallel,
+            nodes=nodes,
+            yarn_factor=yarn,
             api_key_env=api_key_env,
         )
+        if show:
+            _show_commands(model, options)
+            return
         start(local_model(model), options)
 
     @app.command()
@@ -181,6 +194,18 @@ def register(app: typer.Typer) -> None:
         print("starting the server ...", file=sys.stderr)
         with start(directory, ServeOptions(port=port, device=_device(device))) as server:
             talk(server.base_url)
+
+
+def _show_commands(model: str, options) -> None:
+    from components.release.commands import sglang_commands, vllm_commands
+    from components.release.serve import model_directory
+    from flows.references import local_model
+
+    local = model.startswith("models:/") or "://" in model or Path(model).is_dir()
+    where = model_directory(local_model(model)) if local else model
+    for title, commands in (("vLLM", vllm_commands), ("SGLang", sglang_commands)):
+        for rank, line in enumerate(commands(where, options)):
+            print(f"# {title}{f', node {rank}' if options.nodes > 1 else ''}\n{line}")
 
 
 def _export(model: str, out: Path, dtype: str, json_: bool) -> None:

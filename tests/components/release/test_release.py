@@ -20,7 +20,7 @@ from components.recipe.evaluation import EvaluationConfig
 from components.release.card import CardFacts, render_card
 from components.release.export import export
 from components.release.parity import compare_logprobs, require_parity
-from components.release.serve import ServeOptions, check_port, model_directory, serve_command, sglang_command
+from components.release.serve import ServeOptions, check_port, model_directory, serve_command
 from tests.components.evaluation.fakes import CODEC, ExactScorer, KnownEngines, item
 from tests.components.release.random_model import write_random_model
 
@@ -130,7 +130,6 @@ def test_serve_command_is_loopback_and_runs_no_code_of_the_model(checkpoint):
     assert "trust-remote-code" not in line
     assert "--dtype float32" in line  # vLLM's `auto` would run float32 weights in bfloat16
     assert environment["OMP_NUM_THREADS"] == "1"
-    assert "--trust-remote-code" in sglang_command(checkpoint, ServeOptions())
 
 
 def test_what_cannot_be_served_is_named(checkpoint, tmp_path, monkeypatch):
