@@ -70,8 +70,8 @@ def export(source: Path, target: Path, name: str, dtype: str = "float32", shard_
 def loadable(directory: Path, device: str, scratch: Path) -> Path:
     """A directory with the same weights that vLLM loads on `device`.
 
-    vLLM has no FP8 kernels for CPUs: there it is a float32 copy below `scratch`, whose weights are those that an engine
-    on a GPU multiplies, without the rounding of activations such an engine adds.
+    vLLM's FP8 kernels for CPUs need AMX and shapes of whole blocks: there it is a float32 copy below `scratch`, whose
+    weights are those that an engine on a GPU multiplies, without the rounding of activations such an engine adds.
     """
     if device != "cpu" or not is_fp8(directory / "config.json"):
         return directory

@@ -98,9 +98,9 @@ def model_directory(model: str | Path) -> Path:
 def serve_command(model: str | Path, options: ServeOptions) -> tuple[list[str], dict[str, str]]:
     """(argv, environment) of the server. Raises BadInput when the model cannot be served."""
     directory = model_directory(model)
-    if options.device == "cpu" and is_fp8(directory / "config.json"):
+    if options.device == "cpu" and is_fp8(directory / "config.json") and not _has_amx():
         raise BadInput(
-            "vLLM has no FP8 kernels for CPUs",
+            "vLLM's FP8 kernels for CPUs need AMX, which this one has not",
             where=str(directory / "config.json"),
             remedy="Serve it with --device cuda, or what `ringflow export MODEL --dtype bfloat16 --out DIR` writes",
         )
@@ -139,6 +139,12 @@ def serve_command(model: str | Path, options: ServeOptions) -> tuple[list[str], 
             raise BadInput("the environment variable with the API key is empty", where=options.api_key_env)
         environment["VLLM_API_KEY"] = key  # not an argument: arguments are visible to every user of the machine
     return [sys.executable, "-m", "components.release.vllm_server", *arguments], environment
+
+
+def _has_amx() -> bool:
+    import torch
+
+    return torch.cpu._is_amx_tile_supported()  # what vLLM asks
 
 
 def served_name(directory: Path, options: ServeOptions) -> str:

@@ -111,7 +111,7 @@ def test_evaluated_and_released(artifacts, tmp_path):
     with pytest.raises(Diverged, match=r"not released: .*bfloat16 weights"):
         release(refused, inputs, strict)
 
-    # vLLM has no FP8 kernels for CPUs: it loads the same weights as float32, which must not be the float32 release's.
+    # On a CPU vLLM loads the same weights as float32, which must not be the float32 release's.
     eighth = LocalContext(root / "fp8", "release", 7, EXECUTION, quiet=True)
     section = ReleaseConfig(model_name="ring-test", dtype="fp8", parity_tolerance=0.1)
     result = release(eighth, inputs, StageConfig(section, MODEL))

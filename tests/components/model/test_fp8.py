@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -98,9 +99,11 @@ def test_reading_gives_float32_weights_and_a_second_export_changes_nothing(relea
     assert all(torch.allclose(twice[name].float(), read[name].float(), rtol=1e-6, atol=0) for name in read)
 
 
-def test_what_cannot_be_read_or_served_is_told(release, tmp_path):
-    with pytest.raises(BadInput, match=r"no FP8 kernels.*export MODEL --dtype bfloat16"):
-        serve_command(release, ServeOptions())
+def test_what_cannot_be_read_or_served_is_told(release, tmp_path, monkeypatch):
+    for amx in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        with nullcontext() if amx else pytest.raises(BadInput, match=r"need AMX.*export MODEL --dtype bfloat16"):
+            serve_command(release, ServeOptions())
     assert "bfloat16" in serve_command(release, ServeOptions(device="cuda"))[0]
     with pytest.raises(BadInput, match=r"'fp4'.*float32, bfloat16, fp8"):
         export(release, tmp_path / "out", "ring-test", "fp4")
