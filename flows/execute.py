@@ -33,6 +33,8 @@ from components.failures import RingflowError
 from components.recipe.load import LoadedRecipe
 from components.recipe.secrets import refuse_in_addresses
 from components.redact import redact_logs
+from components.telemetry.endpoint import metrics_served
+from components.telemetry.logs import Place, at, json_log
 from flows.board import LogBoard
 from flows.crashed import Heartbeat
 from flows.ending import failed
@@ -110,13 +112,28 @@ def execute(
     redact_logs()
     refuse_in_addresses()
     flow_run = get_run_context().flow_run
+    with json_log(), at(Place(str(flow_run.id))), metrics_served():
+        return _execute(flow_run, graph, loaded, allowed, forced, repeat_of, given or {}, tags or {}, conclude)
+
+
+def _execute(
+    flow_run: FlowRun,
+    graph: Graph,
+    loaded: LoadedRecipe,
+    allowed: frozenset[str],
+    forced: frozenset[str],
+    repeat_of: str | None,
+    given: Mapping[str, Mapping[str, Any]],
+    tags: Mapping[str, str],
+    conclude: Conclude | None,
+) -> State:
     clock, meter = Clock(process_began() if _began is None else _began), Meter()
     with meter.active():
-        session = _session(graph, loaded, flow_run, allowed, forced, repeat_of, tags or {}, meter)
+        session = _session(graph, loaded, flow_run, allowed, forced, repeat_of, tags, meter)
     page = RunPage(str(flow_run.id), flow_run.name, graph.nodes, session.outcomes, lambda: live_links(session))
     session.board = Several(*([_board] if _board else []), LogBoard(), page)
     with page, Heartbeat(str(flow_run.id)):
-        return _run(graph, loaded, session, given or {}, page, clock, conclude)
+        return _run(graph, loaded, session, given, page, clock, conclude)
 
 
 def _run(

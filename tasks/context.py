@@ -14,6 +14,9 @@ from components.artifacts.ref import ArtifactRef
 from components.artifacts.resume import StoreResume
 from components.artifacts.spent import spent_on
 from components.recipe.execution import ExecutionConfig
+from components.telemetry.logs import Place, here
+from components.telemetry.metrics import listening
+from tasks.measured import measured
 from tasks.node import Node
 from tasks.progress import PrefectProgress
 from tasks.session import Session
@@ -67,7 +70,7 @@ class TrackedResume:
 class RunnerContext:
     """See components.artifacts.context.StageContext. `output` starts empty on every attempt; `resume` carries over.
 
-    reads: URI of an input -> what the stage opened in it, `.` for all. clock: how long it has worked.
+    reads: URI of an input -> what the stage opened in it, `.` for all. clock: how long it has worked. place: for logs.
     """
 
     node: str
@@ -84,6 +87,7 @@ class RunnerContext:
         self.output.mkdir(parents=True)
         self.scratch.mkdir(parents=True)
         self.clock = WorkClock()
+        self.place = here() or Place(session.run_id, node.name)
         self.resume = TrackedResume(StoreResume(session.store, lease, self.scratch), tracked, self.clock, self._goes_on)
         self.reads: dict[str, set[str]] = {}
         self._session, self._lease, self._tracked, self._progress = session, lease, tracked, progress
@@ -102,6 +106,9 @@ class RunnerContext:
         return self._session.store.newest(self._session.execution.project, self._stage, loaded.recipe.name)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
+        self.place.step = step
+        if listening():
+            measured(self.node, values, step)
         if self._tracked is not None:
             with spent_on("MLflow"):
                 self._tracked.metrics(values, step)

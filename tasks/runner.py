@@ -30,6 +30,8 @@ from components.artifacts.ref import ArtifactRef
 from components.artifacts.resume import StoreResume
 from components.artifacts.spent import Meter, spent_on
 from components.failures import BadInput, Cancelled, DeadlineExceeded, RingflowError
+from components.telemetry.logs import Place, at
+from components.telemetry.metrics import add
 from tasks.context import RunnerContext
 from tasks.node import Node
 from tasks.outcome import JITTER, classify, first_lines, retry_delays, retryable
@@ -86,7 +88,11 @@ def run_stage(job: Job, inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, An
 
     Raises what the stage raised, in ringflow's failure kinds (components.failures).
     """
-    node, session = job.node, job.session
+    with at(Place(job.session.run_id, job.node.name)):
+        return _run(job.node, job.session, inputs)
+
+
+def _run(node: Node, session: Session, inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     refs = {name: ArtifactRef.model_validate(value) for name, value in inputs.items()}
     timing = Timing()
     try:
@@ -100,6 +106,7 @@ def run_stage(job: Job, inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, An
             failure = Cancelled(f"stopped: {session.stop.reason}")
         state = "stopped" if isinstance(failure, Cancelled) else "failed"
         session.board.state(node.name, state, first_lines(failure))
+        add("ringflow_stages_total", state=state)
         kind = type(failure).__name__
         session.outcomes[node.name] = {"state": state, "error": str(failure), "kind": kind, **timing.result()}
         if failure is error:
@@ -107,6 +114,7 @@ def run_stage(job: Job, inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, An
         raise failure from error
     state = "done" if node.name in session.computed else "reused"
     session.board.state(node.name, state, summary_text(ref))
+    add("ringflow_stages_total", state=state)
     session.outcomes[node.name] = {"state": state, "ref": ref, **timing.result()}
     return ref.model_dump(mode="json")
 

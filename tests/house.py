@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"redact"}),
     frozenset({"failures"}),
+    frozenset({"telemetry"}),
     frozenset({"recipe"}),
     frozenset({"artifacts"}),
     frozenset({"lineage"}),

@@ -21,6 +21,7 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from components.failures import BadInput, InfrastructureError
+from components.telemetry import metrics
 
 BLOCK_BYTES = 1 << 20
 PRIVATE = ".ringflow-"
@@ -42,6 +43,12 @@ class Upload:
     key: str
     token: str
     began: float
+
+
+def moved(direction: str, size: int) -> None:
+    """Tells the metrics of bytes that went to the storage (`write`) or came from it (`read`), in one object."""
+    metrics.add("ringflow_store_bytes_total", size, direction=direction)
+    metrics.add("ringflow_store_requests_total", direction=direction)
 
 
 class Objects(Protocol):
@@ -106,6 +113,7 @@ class DirectoryObjects:
                 data = self.path(key).read_bytes()
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 return None
+        moved("read", len(data))
         return Versioned(data, hashlib.sha256(data).hexdigest())
 
     def create(self, key: str, data: bytes) -> bool:
@@ -118,6 +126,7 @@ class DirectoryObjects:
                 return current is not None and current.data == data
             finally:
                 temporary.unlink()
+        moved("write", len(data))
         return True
 
     def replace(self, key: str, data: bytes, version: str) -> str | None:
@@ -126,6 +135,7 @@ class DirectoryObjects:
             if current is None or current.version != version:
                 return None
             os.replace(self._write_beside(key, data), self.path(key))
+        moved("write", len(data))
         return hashlib.sha256(data).hexdigest()
 
     def put(self, path: Path, key: str, sha256: str) -> None:
@@ -133,6 +143,7 @@ class DirectoryObjects:
             temporary = self._beside(key)
             shutil.copyfile(path, temporary)
             os.replace(temporary, self.path(key))
+        moved("write", path.stat().st_size)
 
     def get(self, key: str, path: Path) -> bool:
         with self._errors(key):
@@ -142,6 +153,7 @@ class DirectoryObjects:
                 if not path.parent.is_dir():
                     raise
                 return False
+        moved("read", path.stat().st_size)
         return True
 
     def blocks(self, key: str) -> Iterator[bytes]:

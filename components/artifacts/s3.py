@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from components.artifacts.objects import BLOCK_BYTES, PRIVATE, Upload, Versioned
+from components.artifacts.objects import BLOCK_BYTES, PRIVATE, Upload, Versioned, moved
 from components.failures import BadInput, DeadlineExceeded, InfrastructureError, RingflowError
 from components.recipe.secrets import refuse_in_address
+from components.telemetry import metrics
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 60
@@ -68,10 +69,13 @@ class S3Objects:
                         return None
                     raise
                 try:
-                    return Versioned(_body(self.fs, answer), answer["ETag"])
+                    data = _body(self.fs, answer)
+                    moved("read", len(data))
+                    return Versioned(data, answer["ETag"])
                 except Exception as error:  # s3fs repeats a request, not one whose answer broke off
                     if attempt == ATTEMPTS - 1 or not _broken(error):
                         raise
+                    metrics.add("ringflow_store_retries_total")
                     time.sleep(0.1 * 2**attempt)
         raise AssertionError("unreachable")
 
@@ -94,12 +98,15 @@ class S3Objects:
                     raise
                 current = self.read(key)
                 return current is not None and current.data == data
+        moved("write", len(data))
         return True
 
     def replace(self, key: str, data: bytes, version: str) -> str | None:
         with self._errors(key):
             try:
-                return self.fs.call_s3("put_object", **self._at(key), Body=data, IfMatch=version)["ETag"]
+                etag = self.fs.call_s3("put_object", **self._at(key), Body=data, IfMatch=version)["ETag"]
+                moved("write", len(data))
+                return etag
             except OSError as error:
                 if _code(error) not in CONFLICTS | ABSENT:
                     raise
@@ -112,6 +119,7 @@ class S3Objects:
         checked = {"ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256)).decode()} if single else {}
         with self._errors(key):
             self.fs.put_file(str(path), self._full(key), max_concurrency=TRANSFER_LANES, **checked)
+        moved("write", path.stat().st_size)
 
     def get(self, key: str, path: Path) -> bool:
         with self._errors(key):
@@ -121,6 +129,7 @@ class S3Objects:
                 if not path.parent.is_dir():
                     raise
                 return False
+        moved("read", path.stat().st_size)
         return True
 
     @contextmanager
@@ -134,8 +143,11 @@ class S3Objects:
 
     def blocks(self, key: str) -> Iterator[bytes]:
         with self.open(key) as stream:
+            size = 0
             while block := stream.read(BLOCK_BYTES):
+                size += len(block)
                 yield block
+            moved("read", size)
 
     def files(self, prefix: str) -> dict[str, int]:
         base = self._full(prefix).rstrip("/") + "/"
@@ -220,9 +232,7 @@ class S3Objects:
         from s3fs import S3FileSystem
         from s3fs.core import set_custom_error_handler
 
-        set_custom_error_handler(
-            _transient
-        )  # by itself s3fs repeats broken connections and SlowDown, but no 500 or 503
+        set_custom_error_handler(_again)  # by itself s3fs repeats broken connections and SlowDown, but no 500 or 503
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         fs = S3FileSystem(
             endpoint_url=self.endpoint,
@@ -318,6 +328,7 @@ class S3Objects:
     def _translated(self, error: Exception, key: str) -> RingflowError:
         from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
+        metrics.add("ringflow_store_errors_total")
         place, code = f"{self._place()}{' ' + key if key else ''}", _code(error)
         if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
             return BadInput(
@@ -345,6 +356,13 @@ def _response(error: BaseException) -> dict[str, Any]:
     return getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
 
 
+def _again(error: BaseException) -> bool:
+    """Whether s3fs tries a request again; asked by it after every answer that is an error."""
+    if found := _transient(error):
+        metrics.add("ringflow_store_retries_total")
+    return found
+
+
 def _transient(error: BaseException) -> bool:
     """Whether the server itself failed, and may answer the same request a moment later."""
     status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -366,6 +384,7 @@ def _listing(call: Callable[[], Any]) -> Any:
         except Exception as error:
             if not (_broken(error) or _transient(error)):
                 raise
+            metrics.add("ringflow_store_retries_total")
             time.sleep(0.1 * 2**attempt)
     return call()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,8 +20,10 @@ from components.sandbox.languages import LANGUAGES, Language, find_language, mis
 from components.sandbox.slots import Saturated, Slots
 from components.sandbox.types import COMPILE_LIMITS, Limits, Program, RunResult, Test, TestResult, Tier
 from components.sandbox.worker import Worker
+from components.telemetry import metrics
 
 _CACHE_BYTES = 256 << 20
+_open: weakref.WeakSet[Sandbox] = weakref.WeakSet()
 
 
 class Sandbox:
@@ -62,6 +65,7 @@ class Sandbox:
         self._lock = threading.Lock()
         self._closed = False
         self._owner = os.getpid()
+        _open.add(self)
 
     def run(
         self,
@@ -85,7 +89,24 @@ class Sandbox:
             InfrastructureError: the pool is closed. A failure of the machine is a result with that verdict instead.
         """
         language = self._check(program, tests)
-        limits = limits or Limits()
+        result = self._run(
+            program, language, tests, limits or Limits(), stop_at_first_failure, deadline_s, fetch, compile_limits
+        )
+        metrics.add("ringflow_sandbox_programs_total", language=language.name, verdict=result.verdict)
+        metrics.took("ringflow_sandbox_program_seconds", result.seconds)
+        return result
+
+    def _run(
+        self,
+        program: Program,
+        language: Language,
+        tests: Sequence[Test],
+        limits: Limits,
+        stop_at_first_failure: bool,
+        deadline_s: float | None,
+        fetch: Sequence[str],
+        compile_limits: Limits,
+    ) -> RunResult:
         started = time.monotonic()
         deadline = started + (self._wait_s if deadline_s is None else deadline_s)
         missing = missing_tools(language)
@@ -167,6 +188,7 @@ class Sandbox:
             if self._closed:
                 return
             self._closed = True
+        _open.discard(self)
         if self._threads is not None:
             self._threads.shutdown(wait=True, cancel_futures=True)
         ends = time.monotonic() + self._wait_s
@@ -225,6 +247,15 @@ class Sandbox:
         results: list[TestResult] = talk.results
         verdict = next((result.verdict for result in results if result.verdict != "accepted"), "accepted")
         return RunResult(verdict, tuple(results), tier, language.name, seconds, "", compiled)
+
+
+def watch_open() -> None:
+    """Shows queue and workers of the sandboxes of this process to Prometheus, should it ask."""
+    metrics.watch("ringflow_sandbox_waiting", lambda: sum(sandbox.waiting for sandbox in list(_open)))
+    metrics.watch("ringflow_sandbox_workers", lambda: sum(sandbox.workers for sandbox in list(_open)))
+
+
+watch_open()
 
 
 def _known(program: Program) -> Language:

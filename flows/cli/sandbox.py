@@ -63,8 +63,9 @@ def register(app: typer.Typer) -> None:
         from components.cluster.connect import cores
         from components.sandbox import Sandbox
         from components.sandbox.service import serve as answer
+        from components.telemetry.endpoint import metrics_served
 
-        with Sandbox(workers or cores(), _tier(tier), libraries=library or ()) as pool:
+        with metrics_served(), Sandbox(workers or cores(), _tier(tier), libraries=library or ()) as pool:
             answer(pool, port, wait_s=wait_s, announce=lambda line: print(line, flush=True))
 
     @sandbox.command()
