@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -59,12 +60,18 @@ def read_lock(path: Path) -> dict[tuple[str, str], tuple[str, ...]]:
     return found
 
 
+def installed() -> Iterable[metadata.Distribution]:
+    """What stands in this interpreter's own directories; sys.path may also have copies that setuptools keeps."""
+    places = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    return metadata.distributions(path=list(places))
+
+
 def packages(
     lock: Mapping[tuple[str, str], Sequence[str]], distributions: Iterable[metadata.Distribution] | None = None
 ) -> list[Package]:
-    """Every package, by name. distributions: those of the running interpreter when None; the first of a name counts."""
+    """Every package, by name. distributions: `installed()` when None; the first of a name counts."""
     found: dict[str, Package] = {}
-    for distribution in metadata.distributions() if distributions is None else distributions:
+    for distribution in installed() if distributions is None else distributions:
         given = distribution.metadata
         name = given.get("Name") if given else None
         if not name or normal(name) in found:

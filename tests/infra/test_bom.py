@@ -117,6 +117,13 @@ def test_the_same_environment_gives_the_same_bytes_and_another_one_does_not(tmp_
     assert document(first, "a")["serialNumber"] != document(first[:2], "a")["serialNumber"]
 
 
+def test_copies_that_a_package_keeps_inside_are_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(tmp_path, "kept-inside", "1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "kept-inside" in {d.metadata["Name"] for d in metadata.distributions()}
+    assert "kept-inside" not in {package.name for package in packages({})}
+
+
 def test_a_lock_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be read"):
         read_lock(tmp_path / "absent")
@@ -135,10 +142,11 @@ def test_the_command_describes_this_environment(tmp_path: Path) -> None:
     made = json.loads(outs[0].read_text())
     assert (made["bomFormat"], made["specVersion"]) == ("CycloneDX", "1.6")
     assert made["metadata"]["component"]["name"] == "ringflow"
-    installed = {normal(d.metadata["Name"]): d.version for d in metadata.distributions()}
-    installed.pop("ringflow")
-    assert {c["name"]: c["version"] for c in made["components"]} == installed
-    assert told["packages"] == len(installed) == sum(told["licences"].values())
+    folder = Path(pytest.__file__).parents[1]
+    here = {normal(d.metadata["Name"]): d.version for d in metadata.distributions(path=[str(folder)])}
+    here.pop("ringflow")
+    assert {c["name"]: c["version"] for c in made["components"]} == here
+    assert told["packages"] == len(here) == sum(told["licences"].values())
     references = [c["bom-ref"] for c in made["components"]]
     assert len(set(references)) == len(references)
     locked = read_locks(LOCKS)
@@ -149,4 +157,4 @@ def test_the_command_describes_this_environment(tmp_path: Path) -> None:
     assert made["components"][0].keys() >= {"type", "bom-ref", "name", "version", "purl", "hashes"}
     printed = CliRunner().invoke(app, ["sbom"], catch_exceptions=False).stdout
     assert "unknown: " in printed
-    assert f"{len(installed)} packages" in printed
+    assert f"{len(here)} packages" in printed
