@@ -191,6 +191,16 @@ class RlPhase(StrictModel):
     checkpoint_every: int = Field(default=10, ge=1)
     rewards: RewardsConfig = RewardsConfig()
     reward_timeout_s: float = Field(default=5.0, gt=0, description="Deadline of one verification")
+    rehearsed_domains: tuple[Domain, ...] = Field(default=(), description="Of earlier phases, to be kept")
+    rehearsal: float = Field(default=0.0, ge=0, lt=1, description="Their share of each step's prompts")
+
+    @model_validator(mode="after")
+    def _rehearsal_is_of_other_domains(self) -> Self:
+        if (self.rehearsal > 0) != bool(self.rehearsed_domains):
+            raise ValueError("rehearsal (a share above 0) and rehearsed_domains need each other")
+        if both := set(self.domains) & set(self.rehearsed_domains):
+            raise ValueError(f"rehearsed_domains: {', '.join(sorted(both))} is among domains already")
+        return self
 
     @model_validator(mode="after")
     def _refill_has_an_end_to_wait_for(self) -> Self:
@@ -207,3 +217,9 @@ class RlhfConfig(RlPhase):
     loss: Loss = GrpoLoss()
     verifiable_fraction: float = Field(default=0.5, ge=0, le=1, description="Share of prompts with a rule verifier")
     verifiable_domains: tuple[Domain, ...] = ("math", "code", "logic", "science")
+
+    @model_validator(mode="after")
+    def _verifiable_prompts_are_the_rehearsal(self) -> Self:
+        if self.rehearsal > 0:
+            raise ValueError("rlhf keeps reasoning by verifiable_fraction and verifiable_domains, not by rehearsal")
+        return self

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageConfig) -> StageResult:
     """inputs: model (checkpoint), data (clean corpus)."""
     phase: RlPhase = config.section
-    return run_phase(context, inputs, config, [(phase.domains, 1.0)])
+    parts = [(phase.domains, 1.0 - phase.rehearsal), (phase.rehearsed_domains, phase.rehearsal)]
+    return run_phase(context, inputs, config, [(domains, share) for domains, share in parts if share > 0])
 
 
 def run_phase(
