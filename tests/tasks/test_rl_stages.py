@@ -55,6 +55,8 @@ def test_rlvr_leaves_a_model_metrics_and_rollouts(inputs):
     phase = RlPhase(
         name="math-logic",
         domains=("math", "logic"),
+        rehearsed_domains=("code",),
+        rehearsal=0.25,
         steps=2,
         rollout=ROLLOUT,
         optimiser=OPTIMISER,
@@ -69,6 +71,8 @@ def test_rlvr_leaves_a_model_metrics_and_rollouts(inputs):
     assert all(line["reward/error_fraction"] == 0 for line in lines)
     evidence = [json.loads(line) for line in (context.output / "rollouts/step-000001.jsonl").open()]
     assert len(evidence) == 16
+    codes = [record for record in evidence if "g:" in record["prompt"]]  # the family `fold` of code
+    assert len(codes) == 4, "one prompt of four, with its group of four"
     assert result.summary["steps"] == 2
     assert sum(value for key, value in result.summary.items() if key.startswith("groups_")) == 8
     assert result.contract is not None

@@ -105,6 +105,17 @@ def test_overrides_are_typed_reach_list_items_and_say_that_they_are_wrong(recipe
     assert "key.path=value" in complaint(recipe_file, "sft.steps")
 
 
+def test_a_rehearsal_names_other_domains_and_its_share(recipe_file: Path) -> None:
+    kept = load_recipe(recipe_file, ["rlvr.0.rehearsal=0.25", "rlvr.0.rehearsed_domains=[code]"]).rlvr[0]
+    assert (kept.rehearsal, kept.rehearsed_domains) == (0.25, ("code",))
+    assert "need each other" in complaint(recipe_file, "rlvr.0.rehearsal=0.25")
+    assert "need each other" in complaint(recipe_file, "rlvr.0.rehearsed_domains=[code]")
+    assert "math is among domains already" in complaint(
+        recipe_file, "rlvr.0.rehearsal=0.25", "rlvr.0.rehearsed_domains=[code, math]"
+    )
+    assert "verifiable_fraction" in complaint(recipe_file, "rlhf.rehearsal=0.25", "rlhf.rehearsed_domains=[math]")
+
+
 def test_only_the_union_member_that_was_meant_is_discussed(recipe_file: Path) -> None:
     text = complaint(recipe_file, "corpus.sources.0={kind: files, uri: data.jsonl, splt: sft}")
     assert "corpus.sources.0.splt: unknown key 'splt'. Did you mean 'split'?" in text
