@@ -36,7 +36,8 @@ def with_models(graph: Graph, models: Mapping[str, str], store: Store) -> tuple[
 
 
 def checkpoint_of(ref: ArtifactRef, store: Store) -> ArtifactRef:
-    """The checkpoint to evaluate: the artifact itself, or what a release was made from (equal by its parity check).
+    """What to evaluate: a checkpoint itself; for a release in float32 the checkpoint it was made from, whose weights it
+    holds to the last bit, so that known scores are found; a release in another dtype itself, since it is another model.
 
     Raises:
         BadInput: the artifact holds no policy model.
@@ -46,7 +47,7 @@ def checkpoint_of(ref: ArtifactRef, store: Store) -> ArtifactRef:
     parent = store.read_manifest(ref).provenance.inputs.get("model") if ref.kind == "release" else None
     if parent is None:
         raise BadInput(f"a {ref.kind} cannot be evaluated", where=ref.uri, remedy="Name a checkpoint or a release")
-    return parent
+    return parent if ref.summary.get("dtype", "float32") == "float32" else ref
 
 
 def trained_on(model: ArtifactRef, store: Store) -> ArtifactRef | None:

@@ -38,6 +38,16 @@ def test_the_released_model_is_its_checkpoint_with_its_data(store, trained) -> N
     assert node.identity(inputs) == pipeline.nodes["evaluate-rlhf"].identity(inputs)
 
 
+@pytest.mark.parametrize(("dtype", "itself"), [("float32", False), ("bfloat16", True), ("fp8", True)])
+def test_a_release_in_another_dtype_is_another_model(dtype, itself, store, publish, trained) -> None:  # noqa: F811
+    _, model, _ = trained
+    release = publish("release", "release", inputs={"model": model}, summary={"dtype": dtype}, config={"dtype": dtype})
+    graph = build(load_recipe("smoke", (), RECIPES)).evaluations({"evaluate": "model"})
+    _, given = with_models(graph, {"model": release.uri}, store)
+    assert given["model"]["uri"] == (release.uri if itself else model.uri)
+    assert given["model-data"]["uri"] == trained[0].uri
+
+
 def test_standard_benchmarks_were_not_searched_for(store, trained) -> None:  # noqa: F811
     asked = BenchmarksConfig(benchmarks=(StandardBenchmark(name="gsm8k"),))
     graph = build(load_recipe("smoke", (), RECIPES)).standard_evaluations(asked, {"evaluate": "model"})
