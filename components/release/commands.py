@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.failures import BadInput
@@ -30,53 +31,65 @@ def check_nodes(options: ServeOptions) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Server:
+    """How one server spells what all of them are told. rank: what only a node of several is told, by its number."""
+
+    start: tuple[str, ...]
+    length: str
+    override: str
+    tensor: str
+    pipeline: str
+    rank: Callable[[int], list[str]]
+
+
+_VLLM = _Server(
+    ("vllm", "serve"),
+    "--max-model-len",
+    "--hf-overrides",
+    "--tensor-parallel-size",
+    "--pipeline-parallel-size",
+    lambda rank: ["--master-addr", HEAD, *["--headless"] * (rank > 0)],
+)
+_SGLANG = _Server(
+    ("python", "-m", "sglang.launch_server", "--model-path"),
+    "--context-length",
+    "--json-model-override-args",
+    "--tp-size",
+    "--pp-size",
+    lambda rank: ["--dist-init-addr", f"{HEAD}:{RENDEZVOUS_PORT}"],
+)
+
+
 def vllm_commands(model: str | Path, options: ServeOptions) -> list[str]:
     """One line per node. model: a directory, or what the nodes call it. Raises BadInput for layouts that do not fit."""
-
-    def line(rank: int) -> list[str]:
-        found = ["vllm", "serve", str(model), *_address(options, rank)]
-        found += ["--trust-remote-code", "--dtype", _dtype(model, options), "--reasoning-parser", "qwen3"]
-        found += ["--served-model-name", _name(model, options)]
-        if options.max_model_len is not None:
-            found += ["--max-model-len", str(options.max_model_len)]
-        if options.yarn_factor is not None:
-            found += ["--hf-overrides", json.dumps(_stretched(model, options.yarn_factor))]
-        found += ["--tensor-parallel-size", str(options.tensor_parallel)]
-        if options.pipeline_parallel > 1:
-            found += ["--pipeline-parallel-size", str(options.pipeline_parallel)]
-        if options.nodes > 1:
-            found += ["--nnodes", str(options.nodes), "--node-rank", str(rank), "--master-addr", HEAD]
-            found += ["--headless"] * (rank > 0)
-        return found
-
-    return _lines(line, options)
+    return _lines(_VLLM, model, options)
 
 
 def sglang_commands(model: str | Path, options: ServeOptions) -> list[str]:
     """As `vllm_commands`, for SGLang."""
-
-    def line(rank: int) -> list[str]:
-        found = ["python", "-m", "sglang.launch_server", "--model-path", str(model), *_address(options, rank)]
-        found += ["--trust-remote-code", "--dtype", _dtype(model, options), "--reasoning-parser", "qwen3"]
-        found += ["--served-model-name", _name(model, options)]
-        if options.max_model_len is not None:
-            found += ["--context-length", str(options.max_model_len)]
-        if options.yarn_factor is not None:
-            found += ["--json-model-override-args", json.dumps(_stretched(model, options.yarn_factor))]
-        found += ["--tp-size", str(options.tensor_parallel)]
-        if options.pipeline_parallel > 1:
-            found += ["--pp-size", str(options.pipeline_parallel)]
-        if options.nodes > 1:
-            found += ["--nnodes", str(options.nodes), "--node-rank", str(rank)]
-            found += ["--dist-init-addr", f"{HEAD}:{RENDEZVOUS_PORT}"]
-        return found
-
-    return _lines(line, options)
+    return _lines(_SGLANG, model, options)
 
 
-def _lines(line: Callable[[int], list[str]], options: ServeOptions) -> list[str]:
+def _lines(server: _Server, model: str | Path, options: ServeOptions) -> list[str]:
     check_nodes(options)
-    return [shlex.join(line(rank)) for rank in range(options.nodes)]
+    common = ["--trust-remote-code", "--dtype", _dtype(model, options), "--reasoning-parser", "qwen3"]
+    common += ["--served-model-name", _name(model, options)]
+    if options.max_model_len is not None:
+        common += [server.length, str(options.max_model_len)]
+    if options.yarn_factor is not None:
+        common += [server.override, json.dumps(_stretched(model, options.yarn_factor))]
+    common += [server.tensor, str(options.tensor_parallel)]
+    if options.pipeline_parallel > 1:
+        common += [server.pipeline, str(options.pipeline_parallel)]
+
+    def line(rank: int) -> str:
+        found = [*server.start, str(model), *_address(options, rank), *common]
+        if options.nodes > 1:
+            found += ["--nnodes", str(options.nodes), "--node-rank", str(rank), *server.rank(rank)]
+        return shlex.join(found)
+
+    return [line(rank) for rank in range(options.nodes)]
 
 
 def _address(options: ServeOptions, rank: int) -> list[str]:
