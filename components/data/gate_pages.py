@@ -1,20 +1,26 @@
-"""The pages of the gates, readable wherever they are opened: no page asks another machine for anything.
+"""The pages of the gates: no page asks another machine for anything, and equal data makes equal pages.
 
-Great Expectations' Data Docs take their styles and their index from public servers, so that a cluster without a way out
-shows bare text and an empty index. Theirs are kept with a small style of our own, and one page of ours has every
-expectation of every suite, what failed on top.
+Great Expectations' Data Docs take their styles, pictures and index from public servers, so that a cluster without a way
+out shows bare text and an empty index; and they name elements at random and show the clock. Theirs are kept without
+both, with a small style of our own, and one page of ours has every expectation of every suite, what failed on top.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
 
 SHOWN = 80
-_OUTSIDE = re.compile(r"<script\b.*?</script>|<link\b[^>]*https?://[^>]*>|<footer\b.*?</footer>", re.DOTALL)
+# Equal data makes equal pages: when they were made stands in the artifact's manifest.
+NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+_OUTSIDE = re.compile(r"<script\b.*?</script>|<(link|img)\b[^>]*https?://[^>]*>|<footer\b.*?</footer>", re.DOTALL)
+_PICTURE = re.compile(r"url\(['\"]?https?://[^)]*\)")
+_RANDOM = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+_CLOCK = re.compile(rf"(?<=>)\d{{8}}T\d{{6}}\.\d{{6}}Z(?=<)|{NO_TIME:%Y-%m-%dT%H:%M:%SZ}")
 _STYLE = """
 :root{color-scheme:light dark;--line:#8884;--bad:#d33;--warn:#b70;--good:#292}
 body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2rem auto;padding:0 1rem}
@@ -33,10 +39,16 @@ table{border-collapse:collapse;margin:.4rem 0}th,td{border:1px solid #8884;paddi
 """
 
 
-def without_network(docs: Path) -> None:
-    """Takes scripts, styles of other servers and advertisement out of every page of a Data Docs site."""
+def settle(docs: Path) -> None:
+    """Takes scripts, pictures and styles of other servers, advertisement, random names and the clock out of every page
+    of a Data Docs site that was built at NO_TIME."""
+    for style in sorted(Path(docs).rglob("*.css")):
+        style.write_text(_PICTURE.sub("none", style.read_text(encoding="utf-8")), encoding="utf-8")
     for page in sorted(Path(docs).rglob("*.html")):
-        text = _OUTSIDE.sub("", page.read_text(encoding="utf-8"))
+        names: dict[str, str] = {}
+        text = _PICTURE.sub("none", _OUTSIDE.sub("", page.read_text(encoding="utf-8")))
+        text = _RANDOM.sub(lambda found: names.setdefault(found[0], str(len(names))), text)  # noqa: B023  used at once
+        text = _CLOCK.sub("in the artifact's manifest", text)
         page.write_text(text.replace("</head>", f"<style>{_THEIRS}</style></head>", 1), encoding="utf-8")
 
 

@@ -43,6 +43,15 @@ def test_good_records_pass_and_docs_are_written(tmp_path):
     assert all(row["success"] for row in json.loads((tmp_path / "results.json").read_text())["suites"]["sft"])
 
 
+def test_equal_data_makes_equal_pages(tmp_path):
+    for name in ("first", "second"):
+        gate([record(n) for n in range(9)] + [record(9, response="4")], tmp_path / name)
+    found = {page.relative_to(tmp_path / "first") for page in (tmp_path / "first").rglob("*") if page.is_file()}
+    assert len(found) > 5
+    for page in found:
+        assert (tmp_path / "first" / page).read_bytes() == (tmp_path / "second" / page).read_bytes(), page
+
+
 def test_critical_stops_and_warning_is_returned(tmp_path):
     rows = [record(n) for n in range(10)] + [record(99, prompt="")] + [record(n, response="4") for n in range(20, 25)]
     report = gate(rows, tmp_path)
@@ -55,7 +64,7 @@ def test_critical_stops_and_warning_is_returned(tmp_path):
     assert 'href="sft.html"' in shown
     assert report.validations["sft"].is_file()
     for page in [tmp_path / "index.html", *(tmp_path / "docs").rglob("*.html")]:
-        assert not re.search(r"(src|href)=\"https?://[^\"]+\.(js|css)", page.read_text()), page
+        assert not re.search(r"((src|href)=|url\()['\"]?https?://", page.read_text()), page
     for part in ("corpus: ", f"{99:016x}", "a.jsonl#99", "1 of 16 unexpected", "expect_column_values_to_be_in_set"):
         assert part in str(caught.value)
 
