@@ -35,6 +35,8 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:1rem auto;paddin
 nav img,.btn-group,.card.mb-3,.cooltip .top,[data-toggle=collapse]{display:none}
 table{border-collapse:collapse;margin:.4rem 0}th,td{border:1px solid #8884;padding:.25rem .6rem;text-align:left}
 .badge{border:1px solid #8886;border-radius:4px;padding:0 .3rem;font-size:.85em}ol,ul{padding-left:1.2rem}
+.fa-check-circle::before{content:"✔";color:#292}.fa-times::before{content:"✘";color:#d33}
+.fa-exclamation-triangle::before{content:"!";color:#b70}
 .ge-breadcrumbs{list-style:none;padding:0;display:flex;gap:1rem}h5{font-size:1.1rem;margin:1rem 0 .2rem}
 """
 
