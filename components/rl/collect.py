@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +23,7 @@ from components.rewards.types import GroupScorer, Reward, RewardRequest, Scorer
 from components.rl.advantages import group_advantages
 from components.rl.batch import Group, Prompt
 from components.rl.ledger import PromptMixture
+from components.rl.traces import Spent, Traces
 from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
 
 
@@ -70,17 +71,19 @@ class Collector(Protocol):
 
 
 class Stopwatch:
-    """Seconds of a step by what they were spent on."""
+    """Seconds of a step by what they were spent on. spans: the same one by one, with start and end."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.spans: list[Spent] = []
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
+        started, began = time.monotonic(), time.time_ns()
         try:
             yield
         finally:
+            self.spans.append((name, began, time.time_ns()))
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
     def spent(self, total: float) -> dict[str, float]:
@@ -100,19 +103,24 @@ class Sources:
     config: RlPhase
     sampling: Sampling
     decode: Callable[[list[int]], str]
+    traces: Traces = field(default_factory=lambda: Traces(None))
 
     def request(self, name: str, step: int, index: int, member: int) -> SampleRequest:
         """A fresh request. name: first part of its id. step: the one its prompt was drawn in."""
         prompt = self.prompts[index]
+        self.traces.asked(request_id := f"{name}/{prompt.id}/{member}")
         return SampleRequest(
-            request_id=f"{name}/{prompt.id}/{member}",
+            request_id=request_id,
             prompt=prompt.tokens,
             seed=derive_seed(self.context.seed, self.context.node, step, prompt.id, member),
         )
 
     def score(self, drawn: Sequence[tuple[int, Sample]]) -> list[Reward]:
         """Rewards of (prompt index, finished sample), in order."""
-        return self.scorer.score([self.reward_request(*pair) for pair in drawn], self.config.reward_timeout_s)
+        answered = time.time_ns()
+        rewards = self.scorer.score([self.reward_request(*pair) for pair in drawn], self.config.reward_timeout_s)
+        self.traces.judged([sample.request_id for _, sample in drawn], answered)
+        return rewards
 
     def reward_request(self, index: int, sample: Sample) -> RewardRequest:
         """What the scorer is asked about a finished sample of a prompt."""

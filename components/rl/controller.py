@@ -45,6 +45,7 @@ from components.rl.mismatch import mismatch_report, surprise_report, update_repo
 from components.rl.objective import Objective, objective_of
 from components.rl.partial import open_collector
 from components.rl.resync import resync
+from components.rl.traces import Traces
 from components.rollout.types import Sample, Sampling
 from components.training.probe import Probe, logprob_answer
 from components.training.types import PolicyLoss, PolicySequence
@@ -79,6 +80,7 @@ def train_rl(
     decode: Callable[[list[int]], str],
     stop_token_ids: tuple[int, ...],
     reference: Reference | None = None,
+    traces: Traces | None = None,
 ) -> RlSummary:
     """Trains the learners' model for `config.steps` steps, going on from the stage's resume point if there is one.
 
@@ -87,6 +89,7 @@ def train_rl(
         prompts: what `mixture` deals indices of.
         decode: token ids of a response -> text without the end-of-turn token.
         reference: log-probs of the reference policy; needed exactly when the KL coefficient is positive.
+        traces: where some prompts' ways through the steps are written.
     Raises:
         Diverged: the guard stopped the run; the message is its diagnosis.
         BadInput: a KL coefficient without a reference; a sampling distribution the trainer does not compute.
@@ -104,7 +107,7 @@ def train_rl(
     probe = Probe([prompt.tokens for prompt in prompts], logprob_answer(learners), context.execution.device)
     journal = Journal(context, probe)
     sampling = Sampling(rollout.temperature, rollout.top_p, rollout.max_new_tokens, stop_token_ids)
-    sources = Sources(context, engines, scorer, prompts, mixture, config, sampling, decode)
+    sources = Sources(context, engines, scorer, prompts, mixture, config, sampling, decode, traces or Traces(None))
     collector = open_collector(sources)
     start, version, due = 0, 0, False
     if (point := context.resume.latest()) is not None:
@@ -173,6 +176,7 @@ def train_rl(
             with clock("checkpoint"):
                 journal.checkpoint(step + 1, learners, version, mixture, guard, collector)
         total = time.monotonic() - started
+        sources.traces.step(step, groups, prompts, clock.spans, selection, undone)
         context.metrics({f"time/{name}_s": seconds for name, seconds in clock.spent(total).items()}, step)
         # What scoring adds to a step: it goes on while the engines decode, and this is the rest that is waited for.
         context.metrics({"time/reward_share": clock.seconds.get("reward", 0.0) / total}, step)

@@ -14,6 +14,8 @@ from components.artifacts.ref import ArtifactRef
 from components.recipe.data import GateConfig
 from components.recipe.rl import RlPhase
 from components.rewards.types import Scorer
+from components.telemetry.logs import here
+from components.telemetry.trace import traced
 from tasks.stage import StageConfig
 from tasks.stages.rewards import open_rewards
 
@@ -44,6 +46,7 @@ def run_phase(
     from components.rl.controller import train_rl
     from components.rl.ledger import PromptMixture
     from components.rl.prompts import load_prompts
+    from components.rl.traces import Traces
     from components.rollout.group import warm_engines
     from components.rollout.placement import TurnTaking
     from components.training.group import LearnerGroup, borrow_learners
@@ -88,6 +91,7 @@ def run_phase(
             decode=partial(decode_response, tokenizer),
             stop_token_ids=(tokenizer.eos_token_id,),
             reference=reference,
+            traces=Traces(held.enter_context(traced()), {"ringflow.stage": context.node, **_run_of()}),
         )
         learners.write_hf((context.output / "model").absolute(), model.tokenizer)
     findings = gate_rollouts(context, config.gates)
@@ -129,6 +133,11 @@ def gate_rollouts(context: StageContext, gates: GateConfig) -> int:
     for finding in report.findings:
         log.warning("%s: %s", context.node, finding)
     return len(report.findings)
+
+
+def _run_of() -> dict[str, str]:
+    place = here()
+    return {} if place is None else {"ringflow.run": place.run}
 
 
 def _logprobs(learners: Any, sequences: Sequence[Any]) -> list[Any]:

@@ -32,7 +32,7 @@ def test_a_recipe_of_the_ladder_has_the_published_numbers(name: str) -> None:
         assert (phase.optimiser.lr, phase.optimiser.beta1, phase.optimiser.beta2) == (lr, 0.9, 0.999)
         assert (phase.optimiser.weight_decay, phase.rollout.temperature) == (0.01, 1.0)
     assert {s.benchmark: s.samples for s in recipe.evaluate.settings} == {
-        **{"aime25": 64, "hmmt25": 16, "livecodebench-v6": 4, "arc-agi-1": 1}
+        **{"aime25": 64, "hmmt25": 16, "livecodebench": 4, "arc-agi-1": 1}
     }
     assert recipe.evaluate.yarn_factor == 2.0
 

@@ -23,9 +23,12 @@ from components.rl.batch import Prompt
 from components.rl.collect import derive_seed
 from components.rl.controller import train_rl
 from components.rl.ledger import PromptMixture
+from components.rl.traces import Traces
 from components.rollout.engine import Engine
 from components.rollout.exchange import checksum, pack
+from components.telemetry.trace import Tracer
 from components.training.group import LearnerGroup
+from tests.components.telemetry.collector import attributes, collecting
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
 MODEL = ModelConfig(preset="smoke")
@@ -108,7 +111,7 @@ def phase(**changes) -> RlPhase:
     return RlPhase(**(values | changes))
 
 
-def train(root, tokenizer, engines, config: RlPhase, scorer=None, check=None, prepare=None):
+def train(root, tokenizer, engines, config: RlPhase, scorer=None, check=None, prepare=None, traces=None):
     context = LocalContext(root, "rlvr-1", seed=11, execution=ExecutionConfig(learners=1, engines=1), quiet=True)
     if check is not None:
         context.check = check
@@ -138,6 +141,7 @@ def train(root, tokenizer, engines, config: RlPhase, scorer=None, check=None, pr
         config,
         lambda tokens: decode_response(tokenizer, tokens),
         (tokenizer.eos_token_id,),
+        traces=traces,
     )
     weights = learners.weights()
     digest = hashlib.sha256(b"".join(weights[name].tobytes() for name in sorted(weights))).hexdigest()
@@ -176,6 +180,37 @@ def test_a_killed_run_goes_on_bit_for_bit_and_the_mismatch_is_rounding(tmp_path,
         assert (again.output / name).read_text() == (whole.output / name).read_text()
     steps = [json.loads(line)["step"] for line in (again.output / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(STEPS))
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "c3po++"])
+def test_a_trace_goes_through_prompt_rollout_reward_and_update(tmp_path, tokenizer, engine, mode):
+    sizes = {"prompts_per_step": 2, "group_size": 4, "max_new_tokens": 12}
+    carried = {} if mode == "synchronous" else {"mode": mode, "token_budget": 40, "max_staleness": 2, "oversample": 2.0}
+    with collecting() as collector:
+        tracer = Tracer({}, collector.url)
+        traces = Traces(tracer, {"ringflow.stage": "rlvr-1"})
+        train(
+            tmp_path, tokenizer, LocalEngines(engine), phase(rollout=RolloutConfig(**sizes, **carried)), traces=traces
+        )
+        tracer.close()
+    assert [attributes(span)["ringflow.step"] for span in collector.named("step")] == list(range(STEPS))
+    trained = [span for span in collector.named("prompt") if attributes(span)["ringflow.outcome"] == "trained"]
+    assert trained
+    for root in trained:
+        parts = {name: [] for name in ("rollout", "reward", "old_logprobs", "update", "exchange")}
+        for span in collector.below(root):
+            parts[span.name].append(span)
+            assert root.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
+            assert span.end_time_unix_nano <= root.end_time_unix_nano
+        assert [len(parts[name]) for name in ("rollout", "reward", "update")] == [4, 4, 1]
+        assert {attributes(span)["ringflow.verdict"] for span in parts["reward"]} == {"scored"}
+        judged = max(span.end_time_unix_nano for span in parts["reward"])
+        assert judged <= parts["update"][0].start_time_unix_nano
+    if mode == "synchronous":
+        assert not traces.known
+    else:  # some were drawn by more than one version of the weights
+        drawn = [found for span in collector.named("rollout") if "ringflow.request" in (found := attributes(span))]
+        assert any(found["ringflow.version.first"] < found["ringflow.version.last"] for found in drawn)
 
 
 def test_reward_rises_on_something_a_random_model_can_learn(tmp_path, tokenizer, engine):
