@@ -1,7 +1,8 @@
 """RINGFLOW_HOME: the one directory that holds the state of the local stack.
 
     state.json        ports and process identities: what `up` remembers
-    credentials.json  mode 0600: generated keys of the S3 server and of Ray
+    credentials.json  mode 0600: generated keys of the S3 server and of Ray, the address of a team's PostgreSQL
+    s3.json           mode 0600: who may do what in the S3 server
     logs/             one file per server
     prefect/ mlflow/ s3/ ray/   the servers' own data
     lock              held while an `up` or a `down` works
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from components.failures import BadInput, DeadlineExceeded, InfrastructureError
+from infra.stack.database import wanted
 
 # Below this, SQLite and the S3 server start and then fail in the middle of a run.
 MINIMUM_FREE_BYTES = 1 << 30
@@ -106,12 +108,14 @@ def write_state(home: Path, state: dict[str, Any]) -> None:
 
 
 def credentials(home: Path, *, create: bool = False) -> dict[str, str]:
-    """The generated keys: aws_access_key_id, aws_secret_access_key, ray_auth_token.
+    """The generated keys: aws_access_key_id and aws_secret_access_key for the store, the same with `mlflow_` before
+    them for MLflow's bucket, ray_auth_token; and `postgres`, the address of a team's database server or "".
 
     Raises:
         BadInput: there are none yet and `create` is false, or others can read the file.
     """
     path = home / "credentials.json"
+    found: dict[str, str] = {}
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
@@ -120,7 +124,7 @@ def credentials(home: Path, *, create: bool = False) -> dict[str, str]:
                 where=str(path),
                 remedy=f"chmod 600 {path}, or delete it after `ringflow down` to have new ones made",
             )
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if not create:
             raise BadInput(
@@ -131,11 +135,16 @@ def credentials(home: Path, *, create: bool = False) -> dict[str, str]:
             f"not JSON: {error}", where=str(path), remedy="Delete it; `ringflow up` makes new ones"
         ) from error
     made = {
-        "aws_access_key_id": "RING" + secrets.token_hex(8).upper(),
-        "aws_secret_access_key": secrets.token_hex(20),
+        **{f"{owner}aws_access_key_id": "RING" + secrets.token_hex(8).upper() for owner in ("", "mlflow_")},
+        **{f"{owner}aws_secret_access_key": secrets.token_hex(20) for owner in ("", "mlflow_")},
         "ray_auth_token": secrets.token_hex(32),
+        "postgres": "",
+        **found,
     }
-    write_json(path, made, mode=0o600)
+    if create:
+        made["postgres"] = wanted(made["postgres"])
+        if made != found:
+            write_json(path, made, mode=0o600)
     return made
 
 

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from infra.stack import probes
+from infra.stack import database, probes
 from infra.stack.home import ray_directory
 from infra.stack.ports import GRPC_OFFSET
 from infra.stack.profile import MLFLOW_BUCKET, QUIET, REGION, STORE_BUCKET, WORK_POOL, local_environment
@@ -41,6 +42,8 @@ class Service:
     tries: starts before an end at the start is an error; more than one only for ends that a second start cures.
 
     probe(site, started_at, timeout_s) raises probes.Unhealthy with the reason.
+
+    files: {path: JSON} that it reads; written before each start, for this user alone.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Service:
     tries: int = 1
     after: str | None = None
     cwd: Callable[[Site], Path] = field(default=lambda site: site.home)
+    files: Callable[[Site], dict[Path, Any]] = field(default=lambda site: {})
 
 
 def program(name: str) -> str:
@@ -60,12 +64,23 @@ def program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def _keys(site: Site) -> dict[str, str]:
-    return {
-        "AWS_ACCESS_KEY_ID": site.keys["aws_access_key_id"],
-        "AWS_SECRET_ACCESS_KEY": site.keys["aws_secret_access_key"],
-        "AWS_DEFAULT_REGION": REGION,
-    }
+def _identities(site: Site) -> dict[Path, Any]:
+    """One key for each bucket, and neither may make or remove buckets (SeaweedFS's form; infra/compose.yaml has it)."""
+    owners = {STORE_BUCKET: "", MLFLOW_BUCKET: "mlflow_"}
+    identities = [
+        {
+            "name": bucket,
+            "credentials": [
+                {
+                    "accessKey": site.keys[f"{owner}aws_access_key_id"],
+                    "secretKey": site.keys[f"{owner}aws_secret_access_key"],
+                }
+            ],
+            "actions": [f"{action}:{bucket}" for action in ("Read", "Write", "List")],
+        }
+        for bucket, owner in owners.items()
+    ]
+    return {site.home / "s3.json": {"identities": identities}}
 
 
 def _s3_command(site: Site) -> list[str]:
@@ -86,6 +101,7 @@ def _s3_command(site: Site) -> list[str]:
             f"-{part}.port.grpc={site.ports[port] + GRPC_OFFSET}"
             for part, port in (("s3", "s3"), ("volume", "s3-volume"), ("filer", "s3-filer"), ("admin", "s3-admin"))
         ),
+        *(f"-s3.config={path}" for path in _identities(site)),
         f"-s3.localSocket={sockets / 's3.sock'}",
         f"-filer.localSocket={sockets / 'filer.sock'}",
         "-s3.port.iceberg=0",
@@ -100,7 +116,7 @@ def _s3_command(site: Site) -> list[str]:
 
 
 def _s3_probe(site: Site, started_at: float, timeout_s: float) -> None:
-    key_id, secret = site.keys["aws_access_key_id"], site.keys["aws_secret_access_key"]
+    key_id, secret = site.keys["mlflow_aws_access_key_id"], site.keys["mlflow_aws_secret_access_key"]
     probes.s3(f"http://127.0.0.1:{site.ports['s3']}", MLFLOW_BUCKET, key_id, secret, REGION, timeout_s=timeout_s)
 
 
@@ -108,7 +124,7 @@ def _prefect_variables(site: Site) -> dict[str, str]:
     return {
         **QUIET,
         "PREFECT_HOME": str(site.home / "prefect"),
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{site.home / 'prefect' / 'prefect.db'}",
+        "PREFECT_API_DATABASE_CONNECTION_URL": database.prefect_url(site.home, site.keys),
         "PREFECT_UI_API_URL": f"http://127.0.0.1:{site.ports['prefect']}/api",
         "PREFECT_API_URL": f"http://127.0.0.1:{site.ports['prefect']}/api",
     }
@@ -118,7 +134,6 @@ def _mlflow_command(site: Site) -> list[str]:
     return [
         *(sys.executable, "-m", "infra.stack.mlflow_server"),
         *("--host", "127.0.0.1", "--port", str(site.ports["mlflow"]), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{site.home / 'mlflow' / 'mlflow.db'}"),
         *("--artifacts-destination", f"s3://{MLFLOW_BUCKET}", "--serve-artifacts"),
     ]
 
@@ -128,7 +143,11 @@ def _mlflow_variables(site: Site) -> dict[str, str]:
     # Job execution (LLM judges in the server) would be three more processes.
     return {
         **QUIET,
-        **_keys(site),
+        # Not an option of the command, which every user of the machine can read: it may hold a password.
+        "MLFLOW_BACKEND_STORE_URI": database.mlflow_url(site.home, site.keys),
+        "AWS_ACCESS_KEY_ID": site.keys["mlflow_aws_access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": site.keys["mlflow_aws_secret_access_key"],
+        "AWS_DEFAULT_REGION": REGION,
         "AWS_ENDPOINT_URL": endpoint,
         "MLFLOW_S3_ENDPOINT_URL": endpoint,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -207,10 +226,11 @@ SERVICES: tuple[Service, ...] = (
         "s3",
         ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin"),
         _s3_command,
-        _keys,
+        lambda site: {},
         _s3_probe,
         lambda site: f"http://127.0.0.1:{site.ports['s3']}",
         paired=True,
+        files=_identities,
     ),
     Service(
         "prefect",

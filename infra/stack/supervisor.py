@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.failures import BadInput, DeadlineExceeded, InfrastructureError
-from infra.stack import processes
-from infra.stack.home import credentials, home_directory, locked, prepare, read_state, write_state
+from infra.stack import database, processes
+from infra.stack.home import credentials, home_directory, locked, prepare, read_state, write_json, write_state
 from infra.stack.ports import GRPC_OFFSET, choose, free
 from infra.stack.probes import Unhealthy
 from infra.stack.profile import ENDPOINTS, environment, profile
@@ -214,6 +214,8 @@ class _Work:
         waiting = [service for service in self.services if service.name not in keep]
         if not waiting:
             return
+        if {"prefect", "mlflow"} & {service.name for service in waiting}:
+            database.check(self.keys)
         processes.end(
             {processes.mark_of(self.home, service.name): _leader(self.state, service.name) for service in waiting}
         )
@@ -255,7 +257,8 @@ class _Work:
         site = self.site()
         # The caller's proxy settings are no reason to restart a server under a running pipeline.
         variables = {name: value for name, value in service.variables(site).items() if name.lower() != "no_proxy"}
-        settings = json.dumps([service.command(site), variables], sort_keys=True)
+        files = list(service.files(site).values())
+        settings = json.dumps([service.command(site), variables, files], sort_keys=True)
         return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     def _healthy_now(self) -> dict[str, str]:
@@ -299,6 +302,8 @@ class _Work:
         if log.exists() and log.stat().st_size > LARGEST_LOG_BYTES:
             os.replace(log, log.with_suffix(".log.1"))
         mark = {processes.MARK: processes.mark_of(self.home, service.name)}
+        for path, content in service.files(site).items():
+            write_json(path, content, mode=0o600)
         try:
             leader = processes.start(
                 service.command(site),

@@ -116,6 +116,13 @@ def test_compose_clients_have_the_cluster_profile_and_a_ray_node():
     assert COMPOSE["networks"]["servers"]["internal"] is True
 
 
+def test_compose_names_the_drivers_that_are_installed():
+    """Without one, SQLAlchemy 2.1 takes psycopg 3 for PostgreSQL."""
+    schemes = set(re.findall(r"(postgresql[+\w]*)://", (ROOT / "infra/compose.yaml").read_text()))
+    assert schemes == {"postgresql+asyncpg", "postgresql+psycopg2"}
+    assert {"asyncpg", "psycopg2-binary"} <= pins(ROOT / "requirements.lock").keys()
+
+
 def test_compose_gives_each_bucket_its_own_key():
     identities = json.loads(COMPOSE["configs"]["identities"]["content"])["identities"]
     assert {each["name"] for each in identities} == {STORE_BUCKET, MLFLOW_BUCKET}

@@ -115,7 +115,9 @@ def test_mlflow_stores_artifacts_in_s3(stack: StackState, tmp_path: Path) -> Non
     client = MlflowClient(stack.environment["MLFLOW_TRACKING_URI"])
     run = client.create_run("0").info.run_id
     client.log_text(run, "through the proxy", "note.txt")
-    listed = s3_client(stack.environment).list_objects_v2(Bucket="mlflow", Prefix=f"0/{run}")
+    keys = home_files.credentials(stack.home)
+    owner = {name: keys[f"mlflow_{name}"] for name in ("aws_access_key_id", "aws_secret_access_key")}
+    listed = s3_client(stack.environment, **owner).list_objects_v2(Bucket="mlflow", Prefix=f"0/{run}")
     assert [entry["Key"].rsplit("/", 1)[1] for entry in listed["Contents"]] == ["note.txt"]
 
 
@@ -164,8 +166,9 @@ def test_credentials_are_private_generated_and_checked(home: Path) -> None:
     for wrong in ({"aws_secret_access_key": "0" * 40}, {"aws_access_key_id": "NOBODY"}):
         with pytest.raises(ClientError, match=r"SignatureDoesNotMatch|InvalidAccessKeyId|AccessDenied"):
             s3_client(state.environment, **wrong).get_object(Bucket="ringflow", Key="a/b")
-    with pytest.raises(ClientError, match="NoSuchBucket"):
+    with pytest.raises(ClientError, match=r"NoSuchBucket|AccessDenied"):
         client.put_object(Bucket="misspelled", Key="a", Body=b"")
+    assert modes.S_IMODE((home / "s3.json").stat().st_mode) == 0o600
 
 
 @pytest.mark.slow
