@@ -17,7 +17,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"model", "data", "sandbox", "cluster"}),
     frozenset({"training", "rollout", "rewards"}),
     frozenset({"rl", "evaluation"}),
-    frozenset({"release"}),
+    frozenset({"release", "simulation"}),
 )
 HOUSE = frozenset({"components", "tasks", "flows", "infra", "tests"})
 INFRA_MAY_USE = frozenset({"redact", "failures", "recipe"})

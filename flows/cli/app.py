@@ -17,7 +17,7 @@ import typer
 
 from components.failures import BadInput, RingflowError
 from components.redact import redact_logs, redacted
-from flows.cli import audit, bench, data, deploy, model, run, runs, sandbox, sbom, stack, tidy
+from flows.cli import audit, bench, data, deploy, model, run, runs, sandbox, sbom, simulate, stack, tidy
 
 # Typer brings a click of its own and names few of its classes; whoever mistypes an option meets these.
 USAGE = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -31,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for part in (stack, deploy, run, runs, tidy, audit, data, sandbox, model, bench, sbom):
+for part in (stack, deploy, run, simulate, runs, tidy, audit, data, sandbox, model, bench, sbom):
     part.register(app)
 
 
