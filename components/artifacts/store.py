@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from components.artifacts import signature
 from components.artifacts.cache import Cache
 from components.artifacts.digest import bytes_sha256
 from components.artifacts.fingerprint import fingerprint_of
@@ -72,6 +73,7 @@ class Store:
                 where="RINGFLOW_STORE",
                 remedy="Start the local stack with `ringflow up`, or set RINGFLOW_STORE to s3://bucket",
             )
+        signature.require_keys()
         return cls(url, cache or Path(os.environ.get("RINGFLOW_HOME", ".ringflow")) / "cache")
 
     def __reduce__(self):
@@ -146,6 +148,9 @@ class Store:
         data = manifest.to_bytes()
         if not self.objects.create(f"{prefix}/manifest.json", data):
             raise IntegrityError(f"{self.url}/{prefix}/manifest.json exists already with other content")
+        signed = signature.sign(data)
+        if signed is not None and not self.objects.create(f"{prefix}/{signature.NAME}", signed):
+            raise IntegrityError(f"{self.url}/{prefix}/{signature.NAME} exists already with other content")
         commit = Commit(
             attempt=attempt,
             manifest_sha256=bytes_sha256(data),
@@ -205,7 +210,16 @@ class Store:
         stored = self.objects.read(key)
         if stored is None:
             raise IntegrityError(f"{self.url}/{key} is missing: the artifact is incomplete or was deleted")
-        return self._remember(Manifest.from_bytes(stored.data, f"{self.url}/{key}", ref.manifest_sha256), ref)
+        manifest = Manifest.from_bytes(stored.data, f"{self.url}/{key}", ref.manifest_sha256)
+        self.signed_by(key, stored.data)
+        return self._remember(manifest, ref)
+
+    def signed_by(self, key: str, manifest: bytes) -> str | None:
+        """Which trusted key signed the manifest at `key`; as components.artifacts.signature.check."""
+        if not os.environ.get(signature.TRUSTED):
+            return None
+        stored = self.objects.read(f"{key.rpartition('/')[0]}/{signature.NAME}")
+        return signature.check(manifest, stored and stored.data, f"{self.url}/{key}")
 
     def record(self, ref: ArtifactRef, name: str) -> bytes | None:
         """A verified record of an artifact (`config.json`, `git.diff`); None when its manifest lists none."""
@@ -341,6 +355,7 @@ class Store:
                     raise IntegrityError(
                         f"{self.url}/{prefix}/manifest.json: its {what} gives fingerprint {value}, its place is {place}"
                     )
+            self.signed_by(f"{prefix}/manifest.json", stored.data)
         ref = ArtifactRef(
             kind=manifest.kind,
             stage=manifest.stage,

@@ -15,12 +15,16 @@ HASHERS = 4
 
 @dataclass
 class Report:
-    """What was found at `uri`. `ok` only if no problem; each problem is one line that names its file."""
+    """What was found at `uri`. `ok` only if no problem; each problem is one line that names its file.
+
+    signed_by: the trusted key that signed the manifest; empty when no signature is asked for.
+    """
 
     uri: str
     files: int = 0
     bytes: int = 0
     problems: list[str] = field(default_factory=list)
+    signed_by: str = ""
 
     @property
     def ok(self) -> bool:
@@ -58,6 +62,10 @@ def verify_artifact(store, uri: str) -> Report:
     except IntegrityError as error:
         report.problems.append(str(error))
         return report
+    try:
+        report.signed_by = store.signed_by(f"{prefix}/manifest.json", stored.data) or ""
+    except IntegrityError as error:
+        report.problems.append(str(error))
     if fingerprint_of(manifest.identity) != parts[2]:
         actual = fingerprint_of(manifest.identity)
         report.problems.append(f"wrong identity: the manifest's fingerprint is {actual}, its place says {parts[2]}")

@@ -130,7 +130,8 @@ def register(app: typer.Typer) -> None:
         else:
             for problem in report.problems:
                 print(problem)
-            verdict = "matches its manifest" if report.ok else f"{len(report.problems)} problems"
+            signed = f", signed by {report.signed_by}" if report.signed_by else ""
+            verdict = f"matches its manifest{signed}" if report.ok else f"{len(report.problems)} problems"
             print(f"{report.uri}: {report.files} files, {report.bytes:,} bytes, {verdict}")
         if not report.ok:
             raise typer.Exit(1)
