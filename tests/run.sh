@@ -39,7 +39,7 @@ own="tests/faults/test_servers.py tests/faults/test_time_and_races.py"
 "$python" -m pytest -p no:cacheprovider $own >"$said" 2>&1 &
 lane=$!
 "$python" -m pytest tests/faults/test_damage.py tests/faults/test_kill_flow.py tests/faults/test_s3.py \
-    tests/faults/test_workers.py || code=1
+    tests/faults/test_workers.py tests/faults/test_team.py || code=1
 wait "$lane" || code=1
 lane=
 cat "$said"

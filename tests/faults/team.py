@@ -1,0 +1,163 @@
+"""The servers of a team on one machine without Docker: Debian's PostgreSQL, two S3 keys, two Ray nodes, a worker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from infra.stack import processes
+from infra.stack.ports import choose
+from infra.stack.services import program
+from tests.faults.mini import wait_for
+
+ROOT = Path(__file__).parents[2]
+# Whoever kills the tests kills their servers too.
+ENDS_WITH_US = ["setpriv", "--pdeathsig", "TERM"]
+INSTALLED = Path("/usr/lib/postgresql")
+HEAD, SECOND = "127.0.0.2", "127.0.0.3"
+PASSWORD = "only-on-loopback"  # of a database that lives as long as its test
+
+
+def postgres_programs() -> Path | None:
+    """Debian's directory of initdb and postgres, the newest version, or None."""
+    return max(INSTALLED.glob("*/bin/initdb")).parent if has_postgres() else None
+
+
+def has_postgres() -> bool:
+    return any(INSTALLED.glob("*/bin/initdb"))
+
+
+class Postgres:
+    """A PostgreSQL of its own in `directory`, with Prefect's and MLflow's databases. Never run by root."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.port = directory / "postgres", choose(())
+        self.url = f"postgresql://ringflow:{PASSWORD}@127.0.0.1:{self.port}"
+        self.admin = self.url.replace("//ringflow", "//postgres")
+        self.programs = postgres_programs()
+        nobody = ["--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []
+        self.user = [*ENDS_WITH_US, *nobody]
+        self.directory.mkdir()
+        if nobody:
+            shutil.chown(self.directory, "nobody", "nogroup")
+            directory.chmod(0o711)
+        secret = self.directory.parent / "password"
+        secret.write_text(PASSWORD)
+        self._do(
+            "initdb", "-D", self._data(), "-U", "postgres", "-A", "scram-sha-256", "--no-sync", f"--pwfile={secret}"
+        )
+        self.process = subprocess.Popen(
+            [*self.user, str(self.programs / "postgres"), "-D", self._data(), "-p", str(self.port), "-h", "127.0.0.1",
+             "-c", "unix_socket_directories=", "-c", "fsync=off"],
+            stdout=(directory / "postgres.log").open("w"), stderr=subprocess.STDOUT, cwd="/",
+        )  # fmt: skip
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
+        ready = [self.programs / "pg_isready", "-h", "127.0.0.1", "-p", str(self.port), "-q"]
+        wait_for(lambda: subprocess.run(ready, timeout=10).returncode == 0, 30, "PostgreSQL's start")
+        self.ask("postgres", f"CREATE ROLE ringflow LOGIN PASSWORD '{PASSWORD}'", self.admin)
+        for name in ("prefect", "mlflow"):
+            self.ask("postgres", f"CREATE DATABASE {name} OWNER ringflow", self.admin)
+
+    def _data(self) -> str:
+        return str(self.directory / "data")
+
+    def _do(self, name: str, *arguments: str) -> None:
+        command = [*self.user, str(self.programs / name), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def ask(self, database: str, query: str, server: str = "") -> str:
+        done = subprocess.run(
+            [str(self.programs / "psql"), f"{server or self.url}/{database}", "-Atc", query],
+            env=dict(os.environ), capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def close(self) -> None:
+        self.process.send_signal(signal.SIGINT)  # fast shutdown
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+
+
+class Program:
+    """A server in a session of its own, ended or killed with everything it started."""
+
+    def __init__(self, directory: Path, name: str, command: list[str], environment: dict[str, str]) -> None:
+        self.mark, self.log = f"{name}@{directory}", directory / f"{name}.log"
+        variables = {**os.environ, **environment, processes.MARK: self.mark}
+        self.leader = processes.start([*ENDS_WITH_US, *command], environment=variables, log=self.log, cwd=ROOT)
+
+    def kill(self) -> int:
+        """SIGKILL for all of it at once, as when a machine loses its power; how many processes that were."""
+        found = processes.members(self.mark, self.leader)
+        for member in found:
+            psutil.Process(member.pid).kill()
+        wait_for(lambda: not processes.alive(self.leader), 10, f"the end of {self.mark}")
+        return len(found)
+
+    def close(self) -> None:
+        processes.end({self.mark: self.leader}, grace_s=0)  # nothing here is worth a farewell
+
+    def wait(self, sign: str, seconds: float) -> None:
+        def seen() -> bool:
+            text = self.log.read_text(errors="replace")
+            assert processes.alive(self.leader), text[-3000:]
+            return sign in text
+
+        wait_for(seen, seconds, f"'{sign}' in {self.log}")
+
+
+def ray_head(directory: Path, port: int, environment: dict[str, str]) -> Program:
+    command = [program("ray"), "start", "--head", f"--node-ip-address={HEAD}", f"--port={port}", "--num-cpus=1"]
+    more = ["--include-dashboard=false", f"--temp-dir={directory / 'ray'}", *_common()]
+    return Program(directory, "head", [*command, *more], environment)
+
+
+def ray_second(directory: Path, address: str, environment: dict[str, str]) -> Program:
+    command = [program("ray"), "start", f"--address={address}", f"--node-ip-address={SECOND}", "--num-cpus=1"]
+    return Program(directory, "second", [*command, *_common()], environment)
+
+
+def _common() -> list[str]:
+    return ["--disable-usage-stats", "--object-store-memory=100000000", "--block"]
+
+
+def occupant(directory: Path, environment: dict[str, str]) -> Program:
+    """Somebody else's job, which has the head's core: what is started meanwhile goes to the second node."""
+    script = f"""
+import ray, time
+ray.init(log_to_driver=False)
+@ray.remote(num_cpus=1, resources={{"node:{HEAD}": 0.01}})
+class Busy:
+    def hold(self): return "holds the head"
+busy = Busy.remote()
+print(ray.get(busy.hold.remote(), timeout=60), flush=True)
+time.sleep(600)
+"""
+    return Program(directory, "occupant", [sys.executable, "-c", script], environment)
+
+
+def worker(directory: Path, environment: dict[str, str]) -> Program:
+    command = [program("prefect"), "--no-prompt", "worker", "start", "--pool", "ringflow", "--type", "process"]
+    return Program(directory, "worker", [*command, "--limit", "1", "--install-policy", "never"], environment)
+
+
+def since(began: float) -> float:
+    return round(time.monotonic() - began, 1)

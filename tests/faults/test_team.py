@@ -1,0 +1,224 @@
+"""A team's servers without Docker, and a Ray node that dies with the stage it carries (docs/cluster.md)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from components.artifacts.store import Store
+from components.lineage.graph import lineage
+from components.lineage.tracker import Tracker
+from flows import prefect_api
+from flows.references import find_artifact
+from flows.tidy import tidy
+from infra import stack as embedded
+from infra.stack.home import credentials
+from infra.stack.ports import choose
+from infra.stack.profile import MLFLOW_BUCKET, QUIET, STORE_BUCKET
+from tests.conftest import WATCHDOG, leftovers
+from tests.faults import mini, team
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.slow,
+    pytest.mark.timeout(580),
+    pytest.mark.skipif(not team.has_postgres(), reason="Debian's PostgreSQL is not here: apt-get install postgresql"),
+]
+
+ENTRYPOINT = "tests/faults/team_stages.py:mini"
+
+
+class Team:
+    def __init__(self, directory: Path, open_: ExitStack) -> None:
+        self.directory = directory
+        self.postgres = team.Postgres(directory)
+        open_.callback(self.postgres.close)
+        address = f"{team.HEAD}:{choose((self.postgres.port,))}"
+        ray = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        ray |= {"RAY_worker_niceness": "0", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1", "PYTHONPATH": _path()}
+        home = directory / "home"
+        home.mkdir(0o700)  # the watchdog ends when it is gone
+        watchdog = [sys.executable, "-c", WATCHDOG, str(os.getpid()), str(home)]
+        open_.enter_context(_ended(subprocess.Popen(watchdog, start_new_session=True)))
+        open_.callback(_down, home)
+        own = {name: value for name, value in ray.items() if name != "RAY_ADDRESS"}
+        self.head = self._open(open_, team.ray_head(directory, int(address.rpartition(":")[2]), own))
+        os.environ.update(RINGFLOW_PROFILE="local", RINGFLOW_POSTGRES=self.postgres.url)
+        servers = embedded.up(home, only=("s3", "prefect", "mlflow"), deadline_s=150).environment
+        del os.environ["RINGFLOW_POSTGRES"]
+        self.head.wait("Ray runtime started", 60)
+        self.second = self._open(open_, team.ray_second(directory, address, own))
+        self.second.wait("Ray runtime started", 60)
+        servers = {k: v for k, v in servers.items() if not k.startswith("RAY_")}
+        self.environment = {**servers, **QUIET, **ray, "RINGFLOW_PROFILE": "cluster", "TOY_DIR": str(directory)}
+        self.occupant = self._open(open_, team.occupant(directory, self.environment))
+        self.worker = self._open(open_, team.worker(directory, self.environment))
+        self.occupant.wait("holds the head", 60)
+        self.home = home
+
+    def _open(self, open_: ExitStack, started: team.Program) -> team.Program:
+        open_.callback(started.close)
+        return started
+
+    def actors(self) -> list[tuple[str, int, str]]:
+        """(stage, step, address of the node) in the order the actors began them."""
+        path = self.directory / "actors"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(node, int(step), host) for node, step, host in map(str.split, lines)]
+
+
+def _down(home: Path) -> None:
+    os.environ["RINGFLOW_PROFILE"] = "local"  # in the cluster profile nothing here is ours to end
+    embedded.down(home)
+
+
+@contextmanager
+def _ended(process: subprocess.Popen) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _path() -> str:
+    return os.pathsep.join(filter(None, [str(team.ROOT), os.environ.get("PYTHONPATH", "")]))
+
+
+@pytest.fixture
+def servers() -> Iterator[Team]:
+    directory = Path(tempfile.mkdtemp(prefix="rf-team-", dir="/tmp"))
+    before = dict(os.environ)
+    try:
+        with ExitStack() as open_:
+            yield Team(directory, open_)
+        assert not leftovers(directory / "home")
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def start(project: str) -> str:
+    """A run of a deployment, taken by the worker; its id."""
+    flow = prefect_api.ask("POST", "/flows/", {"name": "ring"})["id"]
+    body = {
+        "name": "team",
+        "flow_id": flow,
+        "entrypoint": ENTRYPOINT,
+        "work_pool_name": "ringflow",
+        "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(team.ROOT)}}],
+        "enforce_parameter_schema": False,
+    }
+    made = prefect_api.ask("POST", "/deployments/", body)["id"]
+    overrides = [f"execution.project={project}", "execution.retries=2", "execution.retry_delay_s=0.5"]
+    parameters = {"request": {"recipe": "smoke", "overrides": overrides}}
+    return prefect_api.ask("POST", f"/deployments/{made}/create_flow_run", {"parameters": parameters})["id"]
+
+
+def each_key_has_its_bucket(home: Path, endpoint: str) -> None:
+    import botocore.session
+    from botocore.exceptions import ClientError
+
+    keys = credentials(home)
+    for prefix, own, other in (("", STORE_BUCKET, MLFLOW_BUCKET), ("mlflow_", MLFLOW_BUCKET, STORE_BUCKET)):
+        client = botocore.session.Session().create_client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=keys[f"{prefix}aws_access_key_id"],
+            aws_secret_access_key=keys[f"{prefix}aws_secret_access_key"],
+        )
+        client.put_object(Bucket=own, Key="rights", Body=b"")
+        client.delete_object(Bucket=own, Key="rights")
+        for denied in (
+            lambda client=client, other=other: client.put_object(Bucket=other, Key="rights", Body=b""),
+            lambda client=client, other=other: client.list_objects_v2(Bucket=other),
+            lambda client=client, own=own: client.delete_bucket(Bucket=own),
+            lambda client=client: client.create_bucket(Bucket="another"),
+        ):
+            with pytest.raises(ClientError, match="AccessDenied"):
+                denied()
+
+
+@pytest.mark.fault(
+    "kill -9 of a Ray node", "with the stage's actor on it, in mid-step", "retried on the node left, from its last step"
+)
+def test_a_node_that_dies_in_mid_stage_costs_one_step(servers: Team) -> None:
+    os.environ.update({k: v for k, v in servers.environment.items() if not k.startswith("RAY_")})
+    gate = servers.directory / "gate-decontaminate"
+    gate.touch()
+    began = time.monotonic()
+    run = start("team")
+    reached = servers.directory / "reached-decontaminate"
+
+    def there() -> bool:
+        state = prefect_api.get_run(run)
+        assert state["state_type"] not in ("FAILED", "CRASHED", "COMPLETED"), state["state"]["message"]
+        return reached.exists()
+
+    mini.wait_for(there, 180, "the third step")
+    each_key_has_its_bucket(servers.home, os.environ["AWS_ENDPOINT_URL"])
+    assert servers.actors()[-1] == ("decontaminate", 3, team.SECOND)
+    killed_at, before = time.monotonic(), team.since(began)
+    assert servers.second.kill() >= 3  # ray start, its raylet, the actor
+    gate.unlink()
+    servers.occupant.close()
+    mini.wait_for(lambda: servers.actors()[-1][2] == team.HEAD, 120, "the stage on the node left")
+    resumed = team.since(killed_at)
+    mini.wait_for(lambda: prefect_api.get_run(run)["state_type"] in ("COMPLETED", "FAILED", "CRASHED"), 150, "the end")
+    print(f"step reached {before} s, on the other node {resumed} s, ended {team.since(killed_at)} s after the kill")
+
+    found = prefect_api.get_run(run)
+    assert found["state_type"] == "COMPLETED", found["state"]["message"]
+    steps = Counter((node, step) for node, step, _ in servers.actors())
+    assert steps == Counter({(n, s): 1 for n in mini.NODES for s in range(1, 6)} | {("decontaminate", 3): 2})
+    assert [host for _, step, host in servers.actors()[5:]] == [team.SECOND] * 3 + [team.HEAD] * 3
+    assert [task["run_count"] for task in prefect_api.task_runs(run) if "decontaminate" in task["name"]] == [2]
+    lineage_is_right(servers)
+    nothing_is_half_written(servers)
+
+
+def lineage_is_right(servers: Team) -> None:
+    tracker = Tracker.open(experiment="team")
+    runs = {r.data.tags["ringflow.stage"]: r for r in tracker.client.search_runs([tracker.experiment_id])
+            if r.data.tags["ringflow.kind"] == "stage"}  # fmt: skip
+    assert set(runs) == set(mini.NODES)
+    for run in runs.values():
+        assert run.info.status == "FINISHED"
+        history = tracker.client.get_metric_history(run.info.run_id, "loss")
+        assert sorted((point.step, point.value) for point in history) == [(s, 1 / s) for s in range(1, 6)]
+    # From MLflow's record of the last stage back to the first one's, by the manifests in the store.
+    store, uris = Store.open(), {name: run.data.tags["ringflow.artifact"] for name, run in runs.items()}
+    graph = lineage(store, find_artifact(uris["decontaminate"], store))
+    assert set(graph.nodes) == set(uris.values())
+    in_postgres = "SELECT count(*) FROM runs WHERE status = 'FINISHED'"
+    assert servers.postgres.ask("mlflow", in_postgres) == "3"  # two stages and the pipeline's
+    assert servers.postgres.ask("prefect", "SELECT count(*) FROM flow_run WHERE state_type = 'COMPLETED'") == "1"
+
+
+def nothing_is_half_written(servers: Team) -> None:
+    store = Store.open()
+    names = list(store.objects.files("team"))
+    assert sum(name.endswith("/_COMMITTED") for name in names) == len(mini.NODES), names
+    assert not [name for name in names if "/resume/" in name]
+    assert tidy(servers.home, dry_run=True).found == ()
+    commits = [name.removesuffix("/_COMMITTED") for name in names if name.endswith("/_COMMITTED")]
+    for commit in commits:
+        attempts = {
+            name.split("/attempts/")[1].split("/")[0] for name in names if name.startswith(f"{commit}/attempts/")
+        }
+        assert len(attempts) == 1, attempts
+        (attempt,) = attempts
+        assert store.verify(f"{store.url}/team/{commit}/attempts/{attempt}").ok
