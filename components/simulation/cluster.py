@@ -27,8 +27,8 @@ DOMAINS = 5  # benchmarks of the generator
 WAVES = 20  # of an evaluation; what a wave finished is kept
 CHARACTERS = 4.0  # bytes of text in a token
 # Items of the benchmarks that the ladder names: AIME and HMMT have 30 problems a contest, the ARC-AGI-1 evaluation set
-# 400 tasks, LiveCodeBench v6 of 2408 to 2505 the 454 that its leaderboard counts.
-ITEMS = {"aime25": 30, "hmmt25": 30, "livecodebench-v6": 454, "arc-agi-1": 400}
+# 400 tasks, LiveCodeBench v6 454 problems of 2408 to 2505 (this one not counted here).
+ITEMS = {"aime25": 30, "hmmt25": 30, "livecodebench": 454, "arc-agi-1": 400}
 
 
 @dataclass(frozen=True)

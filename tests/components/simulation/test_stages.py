@@ -69,7 +69,7 @@ def test_answers_of_an_evaluation_are_the_recipe_s() -> None:
     mini = recipe("ring-mini-2.0")
     known = {"aime25": 30, "hmmt25": 30, "arc-agi-1": 400}
     assert answers_of(mini, mini.evaluate, known, 7) == {
-        **{"aime25": 30 * 64, "hmmt25": 30 * 16, "livecodebench-v6": 7 * 4, "arc-agi-1": 400}
+        **{"aime25": 30 * 64, "hmmt25": 30 * 16, "livecodebench": 7 * 4, "arc-agi-1": 400}
     }
     nano = recipe("nano")
     assert sum(answers_of(nano, nano.evaluate.for_base(), {}, 0).values()) == 5 * 128 * 2
