@@ -88,9 +88,8 @@ def _print(told: dict, out: Path | None) -> None:
 
 
 def _print_advisories(checked: Any) -> None:
-    print(
-        f"\nadvisories: {len(checked.found)} ({checked.records:,} records asked, the newest of {checked.newest[:10]})"
-    )
+    asked = f"{checked.records:,} records asked, the newest of {checked.newest[:10]}"
+    print(f"\nadvisories: {len(checked.found)} ({asked})")
     for one in checked.found:
         names = ", ".join((one.id, *one.aliases))
         print(f"  {one.package} {one.version}  {names}; fixed in {' and '.join(one.fixed) or 'no version'}")

@@ -1,7 +1,7 @@
 """Known vulnerabilities of installed packages, from a copy of the OSV database: nothing leaves the machine.
 
-Records are OSV JSON (https://ossf.github.io/osv-schema), as the export of the ecosystem PyPI has them: one zip, or a folder
-of JSON files. A version is affected when a record lists it, or when it lies in a range of type ECOSYSTEM, compared as
+Records are OSV JSON (https://ossf.github.io/osv-schema), as the export of the ecosystem PyPI has them: a zip, or a
+folder of files. A version is affected when a record lists it, or when it lies in a range of type ECOSYSTEM, compared as
 PEP 440 says; ranges of commits say nothing about a release and are passed over. Withdrawn records do not count.
 """
 
