@@ -203,7 +203,7 @@ def _share(total: np.ndarray, parts: Sequence[str]) -> str:
 
 
 def _three(values: np.ndarray) -> list[str]:
-    return [f"{value:,.1f}" for value in np.quantile(values, QUANTILES)]
+    return [f"{value:,.1f}" if value >= 10 else f"{value:.2f}" for value in np.quantile(values, QUANTILES)]
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
