@@ -13,10 +13,11 @@ from components.failures import BadInput
 from components.model.architecture import check_architecture
 from components.model.layout import Layout
 from components.model.spec import LingSpec, extended, spec_for
+from components.recipe.data import FileSource, GeneratorSource
 from components.recipe.recipe import Recipe
-from components.recipe.training import ImportConfig
-
-SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+from components.recipe.rl import RlPhase
+from components.recipe.training import ImportConfig, PretrainConfig
+from flows.completed import is_registered, small_files
 
 
 def check_contracts(recipe: Recipe, read_base: bool = True) -> None:
@@ -25,6 +26,9 @@ def check_contracts(recipe: Recipe, read_base: bool = True) -> None:
     Args:
         read_base: also open the directory of an imported base; `plan` leaves it out when the directory is elsewhere.
     """
+    _data(recipe)
+    if recipe.model.preset == "base":
+        return  # nothing can be told of a model that is not known yet (flows.completed)
     spec = spec_for(recipe.model)
     if recipe.corpus.gates.expectations:
         from components.data.suites import check_expectations
@@ -33,8 +37,36 @@ def check_contracts(recipe: Recipe, read_base: bool = True) -> None:
     _phase_names(recipe)
     _lengths(recipe, spec)
     _rules(recipe, spec)
-    if read_base and isinstance(recipe.base, ImportConfig):
+    if read_base and isinstance(recipe.base, ImportConfig) and not is_registered(recipe.base):
         _imported_base(recipe, recipe.base.uri, spec)
+
+
+def _data(recipe: Recipe) -> None:
+    """Every stage finds a source of its split, and the model something to be judged by."""
+    sources = recipe.corpus.sources
+    if any(isinstance(source, GeneratorSource) for source in sources):
+        return
+    stages = {"sft": "sft"}
+    if isinstance(recipe.base, PretrainConfig):
+        stages["pretrain"] = "base"
+    if recipe.rlvr or recipe.rlhf is not None:
+        stages["rl"] = "rlvr" if recipe.rlvr else "rlhf"
+    if recipe.reward_model is not None:
+        stages["preference"] = "reward_model"
+    for split, stage in stages.items():
+        if split not in {source.split for source in sources if isinstance(source, FileSource)}:
+            raise BadInput(
+                f"no source has split {split}, which {stage} trains on",
+                where="corpus.sources",
+                remedy=f"Add {{uri: FILE, split: {split}}}; the same file may serve several splits",
+            )
+    if not recipe.corpus.benchmarks:
+        raise BadInput(
+            "no benchmark: nothing would say how good the model is, and what it was not trained on",
+            where="corpus.benchmarks",
+            remedy="Keep some records of your file apart, for example its last 100 lines, and name that file: "
+            "benchmarks: [{name: held-out, uri: FILE}]",
+        )
 
 
 def _phase_names(recipe: Recipe) -> None:
@@ -51,14 +83,14 @@ def _phase_names(recipe: Recipe) -> None:
 
 def _lengths(recipe: Recipe, spec: LingSpec) -> None:
     context = spec.max_position_embeddings
-    rows = {
-        "sft.sequence_length": recipe.sft.sequence_length,
-        "reward_model.sequence_length": recipe.reward_model.sequence_length,
-    }
+    rows = {"sft.sequence_length": recipe.sft.sequence_length}
+    if recipe.reward_model is not None:
+        rows["reward_model.sequence_length"] = recipe.reward_model.sequence_length
     if not isinstance(recipe.base, ImportConfig):
         rows["base.sequence_length"] = recipe.base.sequence_length
     answers = {f"rlvr.{i}.rollout.max_new_tokens": p.rollout.max_new_tokens for i, p in enumerate(recipe.rlvr)}
-    answers["rlhf.rollout.max_new_tokens"] = recipe.rlhf.rollout.max_new_tokens
+    if recipe.rlhf is not None:
+        answers["rlhf.rollout.max_new_tokens"] = recipe.rlhf.rollout.max_new_tokens
     stretched = extended(spec, recipe.evaluate.yarn_factor).max_position_embeddings
     if recipe.select is not None:
         answers["select.max_new_tokens"] = recipe.select.max_new_tokens
@@ -88,7 +120,9 @@ def _rules(recipe: Recipe, spec: LingSpec) -> None:
             where="sft.entropy_low",
         )
     Layout.of(recipe.execution).check(spec)
-    phases = {f"rlvr.{index}": phase for index, phase in enumerate(recipe.rlvr)} | {"rlhf": recipe.rlhf}
+    phases: dict[str, RlPhase] = {f"rlvr.{index}": phase for index, phase in enumerate(recipe.rlvr)}
+    if recipe.rlhf is not None:
+        phases["rlhf"] = recipe.rlhf
     for key, phase in phases.items():
         if recipe.execution.placement == "colocated" and phase.rollout.mode == "async":
             raise BadInput(
@@ -99,20 +133,11 @@ def _rules(recipe: Recipe, spec: LingSpec) -> None:
 
 
 def _imported_base(recipe: Recipe, uri: str, spec: LingSpec) -> None:
-    from components.artifacts.objects import open_objects
     from components.model.hf_config import spec_from_config
     from components.model.tokenizer import check_tokenizer, contract, load_tokenizer
 
     with tempfile.TemporaryDirectory(prefix="ringflow-base-") as name:
-        directory, objects = Path(name), open_objects(uri)
-        for file in SMALL_FILES:
-            if not objects.get(file, directory / file):
-                raise BadInput(
-                    f"the base model has no {file}",
-                    where=f"base.uri: {uri}",
-                    remedy="Name a Hugging Face BailingMoeV2 directory with config.json and a fast tokenizer",
-                )
-        objects.get("chat_template.jinja", directory / "chat_template.jinja")
+        directory = small_files(uri, Path(name))
         found = spec_from_config(directory / "config.json")
         check_architecture(found, spec, f"base.uri: {uri}")
         tokenizer, expected = load_tokenizer(directory), load_tokenizer(recipe.model.tokenizer)
@@ -128,7 +153,8 @@ def _imported_base(recipe: Recipe, uri: str, spec: LingSpec) -> None:
                     where=f"base.uri: {uri}",
                     remedy=advice,
                 )
-        if found.max_position_embeddings < spec.max_position_embeddings and spec.yarn is None:
+        asked = recipe.model.max_position is not None  # training teaches the positions that the base never saw
+        if found.max_position_embeddings < spec.max_position_embeddings and spec.yarn is None and not asked:
             raise BadInput(
                 f"the base model's context is {found.max_position_embeddings}, "
                 f"the recipe's {spec.max_position_embeddings}",

@@ -149,7 +149,7 @@ def _run(
     flow_run, board = get_run_context().flow_run, session.board
     began = time.monotonic()
     interrupted: BaseException | None = None
-    futures: dict[str, Any] = dict(given)
+    futures: dict[str, Any] = {name: ref.model_dump(mode="json") for name, ref in graph.given.items()} | dict(given)
     with Watcher(str(flow_run.id), session.stop):
         try:
             for node in graph.nodes.values():

@@ -2,6 +2,7 @@
 
     corpus -> decontaminate -> base -> sft -> rlvr-1 -> rlvr-2 ... -> rlhf -> release
                                         \\-> reward-model --------------/
+    where reward-model and rlhf, or any RL, may be left out;
     with the optional stages `mix` after decontaminate (all training reads its splits), `select` after sft (another of
     its candidates) and `pass-rate` after that (RLVR and RLHF read its prompts), and evaluate-X after every checkpoint
     X, all of them inputs of the release.
@@ -14,10 +15,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
-from components.artifacts.ref import ArtifactKind
+from components.artifacts.ref import ArtifactKind, ArtifactRef
 from components.evaluation.benchmark import find, is_standard
 from components.failures import BadInput
 from components.recipe.base import StrictModel
@@ -26,20 +27,23 @@ from components.recipe.recipe import Recipe
 from tasks.node import Node
 from tasks.stage import STAGES, Stage, StageConfig
 
+BASE_RELEASE = "base-release"
+
 
 @dataclass(frozen=True)
 class Graph:
-    """nodes: by name, in an order in which they can run."""
+    """nodes: by name, in an order in which they can run. given: artifacts from outside, by the name that nodes use."""
 
     recipe: Recipe
     nodes: Mapping[str, Node]
+    given: Mapping[str, ArtifactRef] = field(default_factory=dict)
 
     def ancestors(self, name: str) -> set[str]:
         found: set[str] = set()
         waiting = list(self.nodes[name].inputs.values())
         while waiting:
             parent = waiting.pop()
-            if parent not in found:
+            if parent not in found and parent not in self.given:
                 found.add(parent)
                 waiting.extend(self.nodes[parent].inputs.values())
         return found
@@ -48,7 +52,7 @@ class Graph:
         """Only these nodes and what they need."""
         wanted = set(names)
         needed = wanted.union(*(self.ancestors(name) for name in wanted))
-        return Graph(self.recipe, {name: node for name, node in self.nodes.items() if name in needed})
+        return replace(self, nodes={name: node for name, node in self.nodes.items() if name in needed})
 
     def evaluations(self, models: Mapping[str, str]) -> Graph:
         """The corpus and evaluations of models from outside. models: node -> the name its model is given by."""
@@ -83,7 +87,11 @@ class Graph:
     def with_inputs(self, more: Mapping[str, Mapping[str, str]]) -> Graph:
         """Further inputs of nodes. more: node -> {input name: where it comes from}."""
         nodes = {name: replace(node, inputs={**node.inputs, **more.get(name, {})}) for name, node in self.nodes.items()}
-        return Graph(self.recipe, nodes)
+        return replace(self, nodes=nodes)
+
+    def from_release(self, release: ArtifactRef) -> Graph:
+        """The DAG whose base is a model of the store: an input like any other, so that lineage goes through it."""
+        return replace(self.with_inputs({"base": {"release": BASE_RELEASE}}), given={BASE_RELEASE: release})
 
     def require(self, names: Iterable[str], option: str) -> list[str]:
         """The names, each one a node; a node type (`evaluate`, `rlvr`) stands for all nodes of that type.
@@ -161,9 +169,10 @@ def build(recipe: Recipe) -> Graph:
         name = f"rlvr-{number}"
         last = add(name, "rlvr", phase, {"model": last} | prompts, name, key=f"rlvr.{number - 1}")
         evaluate(last)
-    reward = add("reward-model", "reward-model", recipe.reward_model, {"model": tuned} | data)
-    last = add("rlhf", "rlhf", recipe.rlhf, {"model": last, "reward": reward} | prompts)
-    evaluate(last)
+    if recipe.rlhf is not None and recipe.reward_model is not None:
+        reward = add("reward-model", "reward-model", recipe.reward_model, {"model": tuned} | data)
+        last = add("rlhf", "rlhf", recipe.rlhf, {"model": last, "reward": reward} | prompts)
+        evaluate(last)
     scores = {name: name for name, node in nodes.items() if node.stage.type == "evaluate"}
     cleaned = {"corpus": "corpus", "data": "decontaminate"}  # the card tells what was removed from what
     add("release", "release", recipe.release, {"model": last} | cleaned | scores)

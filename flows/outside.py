@@ -16,6 +16,7 @@ from components.data.sources import look
 from components.recipe.data import BenchmarkSource, FileSource
 from components.recipe.recipe import Recipe
 from components.recipe.training import ImportConfig
+from flows.completed import is_registered
 from flows.graph import Graph
 
 BUILT_IN = "nano"  # the tokenizer that is code
@@ -29,7 +30,7 @@ def with_outside(graph: Graph, read_base: bool = True) -> Graph:
     """
     recipe = graph.recipe
     files = {"corpus": _corpus(recipe)}
-    if read_base and isinstance(recipe.base, ImportConfig):
+    if read_base and isinstance(recipe.base, ImportConfig) and not is_registered(recipe.base):
         files["base"] = files_of(recipe.base.uri)
     tokenizer = tokenizer_files(recipe)
     every = [*(uri for uris in files.values() for uri in uris), *tokenizer]

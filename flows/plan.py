@@ -67,7 +67,7 @@ class _Look:
     def __init__(self, graph: Graph, store: Store, allowed: set[str], forced: set[str], repeat_of: str | None) -> None:
         self.graph, self.store, self.repeat_of = graph, store, repeat_of
         self.allowed, self.forced = allowed, forced
-        self.refs: dict[str, ArtifactRef] = {}
+        self.refs: dict[str, ArtifactRef] = dict(graph.given)
         self.stuck: dict[str, str] = {}
 
     def plan(self, node: Node) -> Planned:

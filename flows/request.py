@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from components.artifacts.provenance import recipe_version
 from components.failures import BadInput
 from components.recipe.load import LoadedRecipe, read_recipe, recipe_names
+from components.recipe.training import ImportConfig
 from flows import forms
 from flows.forms import RECIPES
 from flows.graph import Graph, build
@@ -252,10 +253,13 @@ def named(recipe: str) -> dict[str, str]:
 def load_graph(
     name: str, overrides: Iterable[str] = (), seed: int | None = None, read_base: bool = True, servers: bool = True
 ) -> tuple[Graph, LoadedRecipe]:
-    """The recipe and its DAG, types and contracts checked (flows.contracts for `read_base`).
+    """The completed recipe (flows.completed) and its DAG, types and contracts checked.
 
-    servers: whether S3 can be asked yet; without it only local files are looked at, and the DAG can only be shown.
+    read_base: whether an imported base is opened though the recipe says all about it (flows.contracts).
+    servers: whether S3 and MLflow can be asked yet; without them only local files are looked at, and the DAG can only
+        be shown.
     """
+    from flows.completed import REGISTERED, completed, look_at_base
     from flows.contracts import check_contracts
     from flows.outside import look_at_local_files, with_outside
 
@@ -263,8 +267,16 @@ def load_graph(
     if seed is not None:
         overrides.append(f"seed={seed}")
     loaded = read_recipe(name, overrides, RECIPES)
+    section, base = loaded.recipe.base, None
+    asks = isinstance(section, ImportConfig) and section.uri.startswith((REGISTERED, "s3://"))
+    readable = isinstance(section, ImportConfig) and (servers or not asks)
+    if readable and (read_base or loaded.recipe.model.preset == "base" or section.uri.startswith(REGISTERED)):
+        base = look_at_base(section.uri)
+    loaded = completed(loaded, base)
     graph = build(loaded.recipe)
-    check_contracts(loaded.recipe, read_base)
+    check_contracts(loaded.recipe, read_base and readable)
+    if base is not None and base.release is not None:
+        graph = graph.from_release(base.release)
     if servers:
         return with_outside(graph, read_base), loaded
     look_at_local_files(loaded.recipe)

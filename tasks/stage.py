@@ -54,7 +54,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("decontaminate", 3, {"corpus": "corpus"}, "clean-corpus", uses_model=False),
         Stage("mix", 1, {"data": "clean-corpus"}, "clean-corpus"),
         Stage("pass-rate", 1, {"model": "checkpoint", "data": "clean-corpus"}, "clean-corpus"),
-        Stage("base", 1, {"data": "clean-corpus"}, "checkpoint"),
+        Stage("base", 1, {"data": "clean-corpus", "release*": "release"}, "checkpoint"),
         Stage("sft", 1, {"model": "checkpoint", "data": "clean-corpus"}, "checkpoint"),
         Stage("select", 1, {"model": "checkpoint", "data": "clean-corpus"}, "checkpoint"),
         Stage("rlvr", 1, {"model": "checkpoint", "data": "clean-corpus"}, "checkpoint"),

@@ -52,6 +52,7 @@ class Job:
     fields: FieldMap | None
     where: tuple[tuple[str, Any], ...]
     filters: PromptFilterConfig
+    max_tokens: int | None = None
 
 
 class Convert:
@@ -80,7 +81,11 @@ class Convert:
                     if reason:
                         found.append(Dropped(reason))
                         continue
-                found.append(Made(record, self.measure(record) if self.measure else None))
+                facts = self.measure(record) if self.measure else None
+                if job.max_tokens is not None and facts is not None and facts.row["tokens"] > job.max_tokens:
+                    found.append(Dropped(f"longer than {job.max_tokens} tokens"))
+                    continue
+                found.append(Made(record, facts))
             return found
         except LeftOut as error:
             return [Dropped(str(error))]
@@ -158,7 +163,8 @@ def _jobs(
         source.fields is not None,
     )
     where = tuple(source.where.items()) if is_file else ()
-    return scanned.sha256, layout.name, [Job(block, origin, source.fields, where, filters) for block in scanned.blocks]
+    jobs = [Job(block, origin, source.fields, where, filters, source.max_tokens) for block in scanned.blocks]
+    return scanned.sha256, layout.name, jobs
 
 
 @dataclass

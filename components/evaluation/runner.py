@@ -160,7 +160,8 @@ def _drawing(suite: Suite, sampler: Sampler) -> Drawing:
         f"its prompt leaves {max(room, 0)} tokens for the answer: max_new_tokens={wanted} would exceed the context "
         f"length of {sampler.context_length}",
         where=f"{suite.name}: item {longest}",
-        remedy="Lower evaluate.max_new_tokens or raise model.max_position",
+        remedy="Lower evaluate.max_new_tokens, raise model.max_position, or leave long questions out: max_tokens of "
+        "the benchmark under corpus.benchmarks",
     )
 
 

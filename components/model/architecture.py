@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.failures import BadInput
-from components.model.spec import LingSpec
+from components.model.spec import PRESETS, LingSpec
 
 # A name, how weights are drawn and how far a context reaches do not change what a tensor means.
 FREE = {"name", "initializer_range", "max_position_embeddings", "yarn"}
@@ -23,3 +23,21 @@ def check_architecture(found: LingSpec, wanted: LingSpec, where: str) -> None:
             where=where,
             remedy="Choose the model.preset the checkpoint was made with",
         )
+
+
+def preset_of(found: LingSpec, where: str) -> str:
+    """The preset whose weights have this shape. Raises BadInput naming the nearest and what differs."""
+    theirs = found.model_dump(exclude=FREE)
+    differing = {
+        name: [f"{key} {theirs[key]} (there: {value})" for key, value in spec.model_dump(exclude=FREE).items()
+               if theirs[key] != value]
+        for name, spec in PRESETS.items()
+    }  # fmt: skip
+    nearest = min(differing, key=lambda name: len(differing[name]))
+    if differing[nearest]:
+        raise BadInput(
+            f"no preset has this model's shape; {nearest} is nearest: {', '.join(differing[nearest])}",
+            where=where,
+            remedy=f"Presets: {', '.join(PRESETS)} (components/model/spec.py)",
+        )
+    return nearest

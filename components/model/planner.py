@@ -55,9 +55,13 @@ def loads_of(recipe: Recipe, mean_length: float = MEAN_LENGTH) -> list[Load]:
     if isinstance(recipe.base, PretrainConfig):
         base = recipe.base
         found.append(Load("base", base.steps, base.tokens_per_step, base.sequence_length / 2, base.sequence_length))
+    if sft.steps is None:
+        raise BadInput(
+            "how many steps the epochs come to is the data's to say", where="sft.steps", remedy="Add --set sft.steps=N"
+        )
     found.append(Load("sft", sft.steps, sft.tokens_per_step, sft.sequence_length / 2, sft.sequence_length))
     phases = [(f"rlvr-{number}", phase) for number, phase in enumerate(recipe.rlvr, start=1)]
-    for name, phase in (*phases, ("rlhf", recipe.rlhf)):
+    for name, phase in (*phases, *([("rlhf", recipe.rlhf)] if recipe.rlhf is not None else ())):
         rollout = phase.rollout
         answers = rollout.prompts_per_step * rollout.group_size
         mean = mean_length * rollout.max_new_tokens
@@ -75,8 +79,10 @@ def loads_of(recipe: Recipe, mean_length: float = MEAN_LENGTH) -> list[Load]:
                 rollout.mode == "async",
             )
         )
-    half = judge.sequence_length / 2
-    found.insert(-1, Load("reward-model", judge.steps, judge.pairs_per_step * 2 * half, half, judge.sequence_length))
+    if judge is not None:
+        half = judge.sequence_length / 2
+        load = Load("reward-model", judge.steps, judge.pairs_per_step * 2 * half, half, judge.sequence_length)
+        found.insert(-1, load)
     return found
 
 

@@ -229,7 +229,11 @@ def spec_for(config: ModelConfig) -> LingSpec:
     spec = PRESETS.get(config.preset)
     if spec is None:
         raise BadInput(
-            f"unknown preset {config.preset!r}", where="model.preset", remedy=f"Use one of {', '.join(PRESETS)}"
+            "the model is left to a base that is not read here"
+            if config.preset == "base"
+            else f"unknown preset {config.preset!r}",
+            where="model.preset",
+            remedy=f"Use one of {', '.join(PRESETS)}",
         )
     if config.max_position is not None:
         spec = spec.model_copy(update={"max_position_embeddings": config.max_position})

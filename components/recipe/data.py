@@ -81,6 +81,9 @@ class FileSource(StrictModel):
     part: str = Field(default="train", description="Split of a Hugging Face data set")
     licence: str = ""
     limit: int | None = Field(default=None, ge=1, description="Take at most this many records")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Longer records are left out and counted; question and answer, without template"
+    )
 
 
 class GeneratorSource(StrictModel):
@@ -156,6 +159,9 @@ class BenchmarkSource(StrictModel):
     fields: FieldMap | None = None
     subset: str | None = None
     part: str = "test"
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Items with a longer question are left out and counted; without template"
+    )
 
 
 class DedupConfig(StrictModel):

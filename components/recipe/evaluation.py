@@ -38,7 +38,7 @@ class EvaluationConfig(StrictModel):
         default=None, ge=1, description="k for the base model alone, which seldom stops before the limit"
     )
     items: int | None = Field(default=None, ge=1, description="First items of each benchmark; all when absent")
-    max_new_tokens: int = Field(ge=1)
+    max_new_tokens: int | None = Field(default=None, ge=1, description="Longest answer; half the context when absent")
     temperature: float = Field(default=1.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     confidence: float = Field(default=0.95, gt=0, lt=1)
@@ -126,7 +126,9 @@ class ServedEvaluationConfig(StrictModel):
 
 
 class ReleaseConfig(StrictModel):
-    model_name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Registered model in MLflow")
+    model_name: str = Field(
+        default="", pattern=r"^[A-Za-z0-9._-]*$", description="Registered model in MLflow; the recipe's name when empty"
+    )
     dtype: Literal["bfloat16", "float32", "fp8"] = Field(
         default="float32", description="Of the released weights; fp8: projections in blocks, the rest bfloat16"
     )

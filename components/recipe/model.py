@@ -12,8 +12,14 @@ from components.recipe.base import StrictModel
 class ModelConfig(StrictModel):
     """Which architecture is trained. Presets are defined, with sources, in components.model.spec."""
 
-    preset: Literal["nano", "smoke", "small", "ring-mini-2.0", "ring-flash-2.0", "ring-1t"]
-    tokenizer: str = Field(
-        default="nano", description="`nano` (built in, characters and special tokens) or a directory of a HF tokenizer"
+    preset: Literal["base", "nano", "smoke", "small", "ring-mini-2.0", "ring-flash-2.0", "ring-1t"] = Field(
+        default="base", description="`base`: the one that an imported base was made with"
     )
-    max_position: int | None = Field(default=None, ge=16, description="Context length; the preset's when absent")
+    tokenizer: str = Field(
+        default="nano",
+        description="`nano` (built in, characters and special tokens) or a directory of a HF tokenizer; an imported "
+        "base's own when absent",
+    )
+    max_position: int | None = Field(
+        default=None, ge=16, description="Context length; the imported base's, else the preset's when absent"
+    )

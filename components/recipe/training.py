@@ -39,18 +39,43 @@ class ImportConfig(StrictModel):
     """`base` from an existing Hugging Face BailingMoeV2 checkpoint directory."""
 
     kind: Literal["import"] = "import"
-    uri: str = Field(description="file://, s3:// or a plain path of a directory with config.json and safetensors")
+    uri: str = Field(
+        description="file://, s3:// or a plain path of a directory with config.json and safetensors; or a registered "
+        "model, models:/NAME@released"
+    )
+
+
+class SftOptimiser(OptimiserConfig):
+    """The published values of Long-CoT SFT; beta2 is ours."""
+
+    lr: float = Field(default=2e-4, gt=0)
+    weight_decay: float = 0.1
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_steps: int = Field(default=30, ge=0)
 
 
 class SftConfig(StrictModel):
     """Long-CoT SFT. Published: lr 2e-4 cosine, 30 warm-up steps, weight decay 0.1, 64k packing, 3 epochs."""
 
-    optimiser: OptimiserConfig
-    steps: int = Field(ge=1)
-    tokens_per_step: int = Field(ge=64, description="Tokens of one optimiser step over all data-parallel ranks")
-    sequence_length: int = Field(ge=16, description="Length of a packed row; no attention across documents")
+    optimiser: SftOptimiser = SftOptimiser()
+    steps: int | None = Field(
+        default=None, ge=1, description="Optimiser steps; as many as `epochs` ask for when absent"
+    )
+    epochs: float = Field(default=3.0, gt=0, description="Passes over the data, where `steps` is absent")
+    tokens_per_step: int | None = Field(
+        default=None, ge=64, description="Tokens of one optimiser step over all data-parallel ranks; 8 rows when absent"
+    )
+    sequence_length: int | None = Field(
+        default=None,
+        ge=16,
+        description="Length of a packed row, no attention across documents; the context when absent",
+    )
     expert_bias_rate: float = Field(default=1e-3, ge=0)
-    checkpoints: int = Field(default=4, ge=1, description="Candidates kept, evenly spaced, for the entropy rule")
+    checkpoints: int = Field(default=4, ge=1, description="Candidates kept, evenly spaced, to choose from")
+    choose: Literal["entropy", "loss"] = Field(
+        default="entropy",
+        description="entropy: the interval below, which RL needs. loss: the lowest held-out loss; default without RL",
+    )
     entropy_low: float = Field(default=0.3, description="RL starts from a checkpoint with this mean token entropy")
     entropy_high: float = 0.5
     checkpoint_every: int = Field(default=100, ge=1, description="Steps between resume points")

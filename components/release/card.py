@@ -5,7 +5,7 @@ Every statement is filled from artifacts; a fact that is missing leaves its line
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,8 @@ def render_card(facts: CardFacts) -> str:
         caption=caption(facts.evaluations),
         final=final.overall,
         settings=final.settings,
+        training=_training(facts.evaluations),
+        general="rlhf" in facts.evaluations,
         architecture=_table(("architecture", ""), facts.architecture),
         sources=_table(
             ("split", "records", "source", "licence", "sha256"),
@@ -86,6 +88,13 @@ def render_card(facts: CardFacts) -> str:
             [(name, fingerprint[:16], uri) for name, (fingerprint, uri) in facts.artifacts.items()],
         ),
     )
+
+
+def _training(stages: Iterable[str]) -> str:
+    """The stages that made the model, which are those it was evaluated after."""
+    kinds = {stage.partition("-")[0] for stage in stages}
+    named = {"sft": "SFT", "rlvr": "RL with verifiable rewards", "rlhf": "general RL"}
+    return ", ".join(text for kind, text in named.items() if kind in kinds) or "no stage after the base model"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -106,8 +115,7 @@ tags: [bailing_moe, reasoning, reinforcement-learning, ringflow]
 
 A reasoning model of the Ling 2.0 architecture (`BailingMoeV2ForCausalLM`, preset `{{ facts.preset }}`):
 {{ total | count }} parameters, {{ active | count }} active per token, context of
-{{ weights.context_length | count }} tokens. Trained with ringflow's Ring-1T recipe: Long-CoT SFT, multi-stage RL with
-verifiable rewards (IcePop), general RL.
+{{ weights.context_length | count }} tokens. Trained with ringflow: {{ training }}.
 
 ## Use
 
@@ -174,7 +182,8 @@ Evidence for each removed record is in the `data` artifact below (evidence.parqu
 {% endif %}
 - Scores hold for the settings above. Another temperature, length limit or template is another score.
 - Thoughts are not a faithful account of how an answer came about, and answers can be wrong with confidence.
-- No safety training or red-teaming beyond the general RL stage was done. Put your own safeguards around it.
+- No safety training or red-teaming{{ " beyond the general RL stage" if general else "" }} was done. Put your own
+  safeguards around it.
 
 ## Licence
 

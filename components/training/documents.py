@@ -72,7 +72,8 @@ def check_dropped(kept: int, dropped: Many[str], sequence_length: int, where: st
             f"{len(dropped)} of {kept + len(dropped)} records are longer than {sequence_length} tokens, "
             f"the first is record {dropped[0]}",
             where=where,
-            remedy="Raise sequence_length or shorten the data",
+            remedy="Raise sequence_length (and model.max_position with it), or leave the long records out: max_tokens "
+            "of their source under corpus.sources",
         )
 
 

@@ -44,15 +44,15 @@ def train_sft(
     """
     documents, dropped = sft_sequences(records, tokenizer, config.sequence_length)
     documents, held_out = _hold_out(documents, context.seed)
-    plan = plan_steps(
-        [len(document.tokens) for document in documents], config.tokens_per_step, config.steps, context.seed
-    )
+    sizes = [len(document.tokens) for document in documents]
+    steps = config.steps or max(1, round(config.epochs * sum(sizes) / config.tokens_per_step))
+    plan = plan_steps(sizes, config.tokens_per_step, steps, context.seed)
     candidates = context.output / "candidates"
-    places = candidate_steps(config.steps, config.checkpoints)
+    places = candidate_steps(steps, config.checkpoints)
 
     def begin() -> None:
         learners.load_hf(model)
-        learners.configure(config.optimiser, config.steps, config.expert_bias_rate)
+        learners.configure(config.optimiser, steps, config.expert_bias_rate)
 
     def keep_candidate(done: int) -> None:
         if done not in places:
@@ -68,7 +68,7 @@ def train_sft(
         learners,
         begin=begin,
         probe=Probe([d.tokens for d in held_out], logprob_answer(learners), context.execution.device),
-        total=config.steps,
+        total=steps,
         checkpoint_every=config.checkpoint_every,
         step=lambda index: learners.train_tokens([documents[i] for i in plan[index]], config.sequence_length),
         after=keep_candidate,
@@ -76,7 +76,10 @@ def train_sft(
         describe=lambda metrics: f"loss {metrics['loss']:.3f} entropy {metrics['entropy']:.3f}",
     )
     measured = {step: json.loads((candidates / str(step) / MEASURES).read_text()) for step in places}
-    selection = select(measured, config.entropy_low, config.entropy_high)
+    if config.choose == "loss":
+        selection = lowest_loss(measured)
+    else:
+        selection = select(measured, config.entropy_low, config.entropy_high)
     (context.output / "selection.json").write_text(json.dumps(selection, indent=2) + "\n")
     chosen = selection["chosen"]
     shutil.copytree(candidates / str(chosen), context.output / "model", ignore=shutil.ignore_patterns(MEASURES))
@@ -87,7 +90,7 @@ def train_sft(
         "entropy": measured[chosen]["entropy"],
         "chosen_step": chosen,
         "selection": selection["reason"],
-        "steps": config.steps,
+        "steps": steps,
         "tokens": tokens,
         "documents": len(documents),
         "dropped": len(dropped),
@@ -134,6 +137,17 @@ def select(measured: dict[int, dict[str, float]], low: float, high: float) -> di
         "candidates": [{"step": step, **measured[step], "distance": distance(step)} for step in sorted(measured)],
         "chosen": chosen,
         "reason": reason,
+    }
+
+
+def lowest_loss(measured: dict[int, dict[str, float]]) -> dict[str, Any]:
+    """The candidate that knows held-out records best, for a model that no RL follows; arguments as `select`."""
+    chosen = min(measured, key=lambda step: (measured[step]["loss"], -step))
+    return {
+        "rule": "lowest held-out loss",
+        "candidates": [{"step": step, **measured[step]} for step in sorted(measured)],
+        "chosen": chosen,
+        "reason": f"held-out loss {measured[chosen]['loss']:.3f} is the lowest of {len(measured)} candidates",
     }
 
 

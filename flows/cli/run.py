@@ -81,7 +81,7 @@ def register(app: typer.Typer) -> None:
 
             stack.ensure(start=False)
             url = os.environ["RINGFLOW_STORE"]
-            graph = with_outside(graph)
+            graph = with_outside(_checked(recipe, set_, from_, only, force, seed, read_base=False, servers=True))
         made = make_plan(graph, url, from_, only or (), force or ())
         print_plan(made, graph, json_, home)
 
@@ -128,11 +128,11 @@ def _request(recipe, overrides, start_at, only, force, seed):
     )
 
 
-def _checked(recipe, overrides, start_at, only, force, seed, read_base=True):
-    """The part of the DAG that a run is about, after every check that needs no server."""
+def _checked(recipe, overrides, start_at, only, force, seed, read_base=True, servers=False):
+    """The part of the DAG that a run is about, after every check (without `servers`: that needs none)."""
     from flows.request import chosen, load_graph
 
-    graph, _ = load_graph(recipe, overrides or (), seed, read_base, servers=False)
+    graph, _ = load_graph(recipe, overrides or (), seed, read_base, servers)
     allowed, _ = chosen(graph, start_at, only or (), force or ())
     return graph.part(allowed)
 

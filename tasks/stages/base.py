@@ -1,4 +1,4 @@
-"""Stage `base`: pre-trains a small Ling 2.0 model from scratch, or imports a Hugging Face checkpoint.
+"""Stage `base`: pre-trains a small Ling 2.0 model from scratch, or imports a Hugging Face checkpoint or a release.
 
 Output: model/ (Hugging Face directory, float32, with tokenizer).
 """
@@ -26,7 +26,8 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     spec, tokenizer = spec_for(model), load_tokenizer(model.tokenizer)
     agreed = contract(tokenizer, spec)
     if isinstance(section, ImportConfig):
-        summary = import_checkpoint(section.uri, spec, model.tokenizer, context.output / "model", context.scratch)
+        where = str(context.fetch(inputs["release"], "model")) if "release" in inputs else section.uri
+        summary = import_checkpoint(where, spec, model.tokenizer, context.output / "model", context.scratch)
         return StageResult(summary=summary, contract=agreed)
     records = read_records(context.fetch(inputs["data"], "data/pretrain.jsonl"), PretrainRecord)
     with borrow_learners(model, context.execution) as learners:

@@ -107,6 +107,45 @@ class TestServed:
         assert stopped.finish_reason == "stop"
         assert stopped.message.content == whole.split(whole[5])[0]
 
+    def test_streamed_thoughts_come_as_reasoning_with_their_usage(self, client):
+        options = {"model": "ring-random", "messages": QUESTION, "max_tokens": 16, "seed": 1}
+        whole = client.chat.completions.create(**options)
+        usage = {"include_usage": True}
+        chunks = list(client.chat.completions.create(stream=True, stream_options=usage, **options))
+        deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
+        reasoning = "".join(getattr(delta, "reasoning", None) or "" for delta in deltas)
+        content = "".join(delta.content or "" for delta in deltas)
+        assert (reasoning, content) == (
+            whole.choices[0].message.reasoning or "",
+            whole.choices[0].message.content or "",
+        )
+        assert reasoning
+        assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+    def test_several_stops_and_streamed_logprobs(self, client):
+        options = {"model": "ring-random", "messages": QUESTION, "max_tokens": 24, "seed": 5}
+        options["extra_body"] = {"chat_template_kwargs": {"enable_thinking": False}}
+        whole = client.chat.completions.create(logprobs=True, **options).choices[0]
+        text = whole.message.content
+        marks = [text[9], text[4]]
+        stopped = client.chat.completions.create(stop=marks, **options).choices[0]
+        first = min(text.find(mark) for mark in marks)
+        assert (stopped.message.content or "", stopped.finish_reason) == (text[:first], "stop")
+        chunks = client.chat.completions.create(stream=True, logprobs=True, **options)
+        drawn = [token for chunk in chunks for token in (chunk.choices[0].logprobs.content if chunk.choices[0].logprobs
+                                                         else [])]  # fmt: skip
+        assert [token.token for token in drawn] == [token.token for token in whole.logprobs.content]
+        # greater batches round otherwise: the same numbers to float32's precision
+        for streamed, known in zip(drawn, whole.logprobs.content, strict=True):
+            assert streamed.logprob == pytest.approx(known.logprob, abs=1e-4)
+
+    def test_values_out_of_range_are_bad_requests(self, client):
+        for wrong in ({"temperature": -1}, {"max_tokens": 0}, {"top_p": 2}, {"top_logprobs": 5000, "logprobs": True}):
+            with pytest.raises(openai.BadRequestError, match=next(iter(wrong))):
+                client.chat.completions.create(model="ring-random", messages=QUESTION, **wrong)
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(model="ring-random", messages=[])
+
     def test_refusals_say_why(self, client):
         with pytest.raises(openai.NotFoundError, match="other"):
             client.chat.completions.create(model="other", messages=QUESTION)
