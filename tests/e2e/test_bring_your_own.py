@@ -22,7 +22,15 @@ pytestmark = [pytest.mark.server, pytest.mark.engine, pytest.mark.slow, pytest.m
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "bring-your-own.md"
-SMALL = ("--set", "sft.steps=3", "--set", "sft.checkpoints=1", "--set", "evaluate.max_new_tokens=16")
+VALUES = (
+    "sft.steps=3",
+    "sft.checkpoints=1",
+    "evaluate.max_new_tokens=16",
+    "decontaminate.semantic=false",
+    "execution.engines=1",
+    "execution.learners=1",
+)
+SMALL = tuple(part for value in VALUES for part in ("--set", value))
 
 
 def page_recipe() -> str:

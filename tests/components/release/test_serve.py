@@ -140,7 +140,7 @@ class TestServed:
             assert streamed.logprob == pytest.approx(known.logprob, abs=1e-4)
 
     def test_values_out_of_range_are_bad_requests(self, client):
-        for wrong in ({"temperature": -1}, {"max_tokens": 0}, {"top_p": 2}, {"top_logprobs": 5000, "logprobs": True}):
+        for wrong in ({"temperature": -1}, {"max_tokens": 0}, {"top_p": 2}, {"logprobs": True, "top_logprobs": 5000}):
             with pytest.raises(openai.BadRequestError, match=next(iter(wrong))):
                 client.chat.completions.create(model="ring-random", messages=QUESTION, **wrong)
         with pytest.raises(openai.BadRequestError):

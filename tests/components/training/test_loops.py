@@ -14,7 +14,7 @@ from components.model.hf import read_hf_directory
 from components.model.tokenizer import load_tokenizer
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
-from components.recipe.training import OptimiserConfig, PretrainConfig, RewardModelConfig, SftConfig
+from components.recipe.training import PretrainConfig, RewardModelConfig, SftConfig, SftOptimiser
 from components.training.group import LearnerGroup
 from components.training.pretrain import train_base
 from components.training.reward_model import train_reward_model
@@ -23,7 +23,7 @@ from components.training.sft import candidate_steps, select, train_sft
 pytestmark = pytest.mark.engine
 
 TOKENIZER = load_tokenizer("nano")
-OPTIMISER = OptimiserConfig(lr=5e-3, beta2=0.95, warmup_steps=2)
+OPTIMISER = SftOptimiser(lr=5e-3, beta2=0.95, warmup_steps=2, weight_decay=0.01, schedule="constant")
 
 
 class Killed(Exception):
@@ -144,3 +144,17 @@ def test_the_entropy_rule():
     assert select(measured, 0.05, 0.1)["chosen"] == 30
     assert candidate_steps(700, 4) == [175, 350, 525, 700]
     assert candidate_steps(2, 4) == [1, 2]
+
+
+def test_epochs_become_steps_and_without_rl_the_lowest_loss_is_taken(learners, base, tmp_path):
+    config = SftConfig(
+        optimiser=OPTIMISER, epochs=2, tokens_per_step=64, sequence_length=32, checkpoints=2, choose="loss"
+    )
+    context = LocalContext(tmp_path, "sft", 1, quiet=True)
+    summary = train_sft(context, learners, sft_records(30), config, TOKENIZER, "nano", base)
+    assert summary["tokens"] / summary["steps"] <= 64
+    assert summary["documents"] > 20
+    assert summary["steps"] >= 2
+    selection = json.loads((context.output / "selection.json").read_text())
+    losses = {candidate["step"]: candidate["loss"] for candidate in selection["candidates"]}
+    assert losses[selection["chosen"]] == min(losses.values())

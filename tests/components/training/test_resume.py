@@ -20,7 +20,7 @@ from components.failures import Diverged, IntegrityError
 from components.model.tokenizer import load_tokenizer
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
-from components.recipe.training import OptimiserConfig, PretrainConfig, RewardModelConfig, SftConfig
+from components.recipe.training import PretrainConfig, RewardModelConfig, SftConfig, SftOptimiser
 from components.training.group import LearnerGroup
 from components.training.pretrain import train_base
 from components.training.reward_model import train_reward_model
@@ -30,7 +30,7 @@ from tests.components.training.test_loops import sft_records
 pytestmark = pytest.mark.engine
 
 TOKENIZER = load_tokenizer("nano")
-OPTIMISER = OptimiserConfig(lr=5e-3, beta2=0.95, warmup_steps=2)
+OPTIMISER = SftOptimiser(lr=5e-3, beta2=0.95, warmup_steps=2, weight_decay=0.01, schedule="constant")
 STEPS, EVERY = 9, 3
 STAGES = ("base", "sft", "reward-model")
 STEP_OF = {"base": "train_tokens", "sft": "train_tokens", "reward-model": "train_pairs"}
