@@ -276,7 +276,8 @@ def _best_engines(recipe, spec, loads, cluster, layouts, devices) -> list[Engine
 
 
 def _engine(recipe: Recipe, spec: LingSpec, loads: list[Load], cluster: Cluster, layout: EngineLayout) -> Memory:
-    context = max(load.longest for load in loads if load.generated)
+    # Without RL the engines evaluate only, and their answers may fill the context.
+    context = max((load.longest for load in loads if load.generated), default=spec.max_position_embeddings)
     return engine_memory(spec, layout, cluster.accelerator.memory, context, recipe.execution.max_num_seqs)
 
 

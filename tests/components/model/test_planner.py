@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.failures import BadInput
 from components.model.accelerators import parse_cluster
 from components.model.cost import decoding, forward_flops, step_time
 from components.model.layout import UNDIVIDED, Layout
@@ -31,6 +32,16 @@ def test_loads_are_the_recipes_steps_and_tokens() -> None:
     assert (loads["rlvr-1"].generated, loads["rlvr-1"].in_flight) == (31_457_280, 3840)
     assert loads["rlhf"].tokens == 80 * 8 * 30_720 / 2
     assert [load.name for load in loads_of(recipe("nano"))][:3] == ["base", "sft", "rlvr-1"]
+
+
+def test_a_recipe_without_rl_has_a_plan_whose_engines_evaluate() -> None:
+    tuned = recipe("ring-mini-2.0").model_copy(update={"rlvr": (), "rlhf": None, "reward_model": None})
+    made = plan(tuned, H100, TODAY)
+    assert made.fits
+    assert [time.load.name for time in made.times] == ["sft"]
+    assert made.times[0].rollout == 0
+    with pytest.raises(BadInput, match=r"sft\.steps"):
+        loads_of(tuned.model_copy(update={"sft": tuned.sft.model_copy(update={"steps": None})}))
 
 
 @pytest.mark.parametrize("method", [TODAY, EXTENDED], ids=lambda method: method.name)

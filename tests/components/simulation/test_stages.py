@@ -139,6 +139,10 @@ def test_what_was_not_measured_is_not_foretold() -> None:
     rates = fit("a run", [Machine().training("base", 60, 1000, 100)], 20.0, 2, 2, 128)
     with pytest.raises(BadInput, match="rlvr-1"):
         stages_here(recipe("nano"), [("rlvr-1", "rlvr")], rates)
+    rates = fit("a run", [Machine().training("sft", 60, 1000, 100)], 20.0, 2, 2, 128)
+    epochs = recipe("nano", "sft.steps=null", "sft.epochs=2")
+    with pytest.raises(BadInput, match=r"sft\.steps"):
+        stages_here(epochs, [("sft", "sft")], rates)
     with pytest.raises(BadInput, match="computed nothing"):
         fit("a run", [], 1.0, 2, 2, 128)
     with pytest.raises(BadInput, match="save-rates"):
