@@ -45,11 +45,12 @@ def killed_at(stage: str, metric: str, step: int, deadline_s: float = 600) -> No
 
 
 def points(stage: str, metric: str, times: bool = False) -> list[tuple[int, float]]:
-    """[(step, value)] of a stage from MLflow, or its time in seconds in place of the value."""
+    """[(step, value)] of a stage of the recipe from MLflow, or its time in seconds in place of the value."""
     from components.lineage.tracker import Tracker
 
     tracker = Tracker.open()
-    found = tracker.client.search_runs([tracker.experiment_id], f"tags.`ringflow.stage` = '{stage}'")
+    wanted = f"tags.`ringflow.stage` = '{stage}' AND tags.`ringflow.recipe` = 'smoke'"
+    found = tracker.client.search_runs([tracker.experiment_id], wanted)
     assert len(found) <= 1, f"{len(found)} runs of {stage}"
     logged = tracker.client.get_metric_history(found[0].info.run_id, metric) if found else []
     return sorted((point.step, point.timestamp / 1e3 if times else point.value) for point in logged)
