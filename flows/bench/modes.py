@@ -32,7 +32,7 @@ from flows.request import RECIPES, RunRequest
 from tasks.stage import StageConfig
 
 PHASE, NODE = 0, "rlvr-1"
-MAX_STALENESS, OVERSAMPLE = 3, 1.5
+MAX_STALENESS, OVERSAMPLE = 3, 1.0
 PARTS = ("rollout", "reward", "old_logprobs", "update", "exchange", "checkpoint", "orchestration")
 WARMUP = 1
 
