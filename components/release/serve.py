@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from components.model.hf_config import is_fp8
 PARENT = "RINGFLOW_SERVER_PARENT"
 
 LAST_WORDS_LINES = 15
+FIRST_ERRORS = 3
+CAUSE = re.compile(r"\b[A-Z]\w*(Error|Exception): ")
 
 
 @dataclass(frozen=True)
@@ -271,8 +274,12 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _last_words(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()[-LAST_WORDS_LINES:]
-    return f"end of {log}:\n" + "\n".join(lines)
+    """The end of a log, and the first errors before it: vLLM's own process says last that another one failed."""
+    lines = log.read_text(errors="replace").splitlines()
+    errors = [line for line in lines[:-LAST_WORDS_LINES] if CAUSE.search(line)][:FIRST_ERRORS]
+    causes = "".join(f"\n{line}" for line in errors)
+    end = "\n".join(lines[-LAST_WORDS_LINES:])
+    return (f"its first errors:{causes}\n" if causes else "") + f"end of {log}:\n{end}"
 
 
 def _cores(threads: int) -> str:

@@ -26,7 +26,7 @@ from components.failures import BadInput, InfrastructureError
 from components.recipe.evaluation import BenchmarkSettings, EvaluationConfig
 from components.recipe.execution import JudgeEndpoint
 from components.release.chat import AnswerFailed, Chat, converse
-from components.release.serve import PARENT, ServeOptions, start, stretched
+from components.release.serve import PARENT, ServeOptions, _last_words, start, stretched
 from components.rewards.judge import Judge
 from components.rewards.pairwise import choice_of, question
 from tests.components.release.random_model import write_random_model
@@ -260,3 +260,13 @@ def test_a_server_ends_with_the_process_that_started_it_also_by_kill_9(tmp_path)
         parent.kill()
     psutil.wait_procs([child], timeout=20)
     assert not child.is_running()
+
+
+def test_the_last_words_of_a_log_begin_with_its_first_errors(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("start\nEngine: OSError: no room left\n" + "at line\n" * 40 + "RuntimeError: Engine core failed\n")
+    said = _last_words(log)
+    assert said.startswith("its first errors:\nEngine: OSError: no room left\nend of ")
+    assert said.endswith("RuntimeError: Engine core failed")
+    log.write_text("ValueError: one\n")
+    assert _last_words(log) == f"end of {log}:\nValueError: one"
