@@ -55,9 +55,9 @@ def _rl_step(phase: RlPhase, found: StageRates, rates: Rates) -> dict[str, float
     longest = min(found.longest, rollout.max_new_tokens)
     steps = rollout_steps(rollout, rates.cluster(), min(found.mean, longest), longest)
     tokens = sum(step.tokens for step in steps) / len(steps)
-    answers = rollout.prompts_per_step * rollout.group_size
+    scored = 1 if found.kind == "rlvr" else rollout.prompts_per_step * rollout.group_size
     return {
-        "rollout": found.rollout * sum(step.rollout_s for step in steps) / len(steps) + found.reward_s * answers,
+        "rollout": found.rollout * sum(step.rollout_s for step in steps) / len(steps) + found.reward_s * scored,
         "compute": first + more * tokens * found.trained,
         "exchange": found.exchange_s,
     }

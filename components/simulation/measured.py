@@ -19,6 +19,12 @@ from components.recipe.rl import RolloutConfig
 from components.rl.simulator import Cluster
 from components.simulation.rollouts import rollout_steps
 
+# One engine's decoding step on two CPU cores, by its sequences: 2.9 ms nearly empty, 14.5 ms with 128 (`ringflow bench
+# rollout`, docs/rollout.md). Its shape serves where a run cannot tell the two apart.
+STEP_SHAPE = (2.8e-3, 9.1e-5)
+# Phases whose answers of a step differ by less than this factor tell only their sum.
+TOLD_APART = 1.5
+
 Series = Mapping[str, Sequence[tuple[int, float, float]]]
 Line = tuple[float, float]  # seconds: first + second * units
 
@@ -51,7 +57,8 @@ class StageRates:
     """fixed_s: besides steps and checkpoints. step: by tokens (base, sft), pairs (reward-model), or trained tokens (RL:
     old log-probs and update). fill: tokens over tokens asked. units: samples of an evaluation, records of a corpus.
     answer_s: of one sample of every item. The rest are RL's: mean and longest answer, share of answers trained on,
-    measured over simulated rollout seconds, and seconds of scoring by answer.
+    measured over simulated rollout seconds, and seconds of scoring: of a step in RLVR, whose verifiers run beside the
+    engines and leave a rest, of an answer in RLHF, whose reward model takes the learners.
     """
 
     kind: str
@@ -119,10 +126,7 @@ def fit(source: str, stages: Sequence[Recorded], run_s: float, devices: int, eng
     phases = [stage for stage in stages if stage.kind in ("rlvr", "rlhf")]
     decoding = (0.0, 0.0)
     if phases:
-        columns = [np.concatenate([p.values(f"rollout/{name}") for p in phases]) for name in ("length_max", "tokens")]
-        spent = np.concatenate([phase.values("time/rollout_s") for phase in phases])
-        first, token = fitted(columns[0], columns[1], spent)
-        decoding = (first, token * engines)
+        decoding = _decoding(phases, engines)
     rates = Rates(source, devices, engines, places, decoding, max(run_s - sum(s.wall_s for s in stages), 0.0))
     made = {}
     for stage in stages:
@@ -138,6 +142,20 @@ def fit(source: str, stages: Sequence[Recorded], run_s: float, devices: int, eng
             made[stage.name] = StageRates(stage.kind, stage.wall_s, stage.wall_s)
     made |= _evaluations(made)
     return Rates(source, devices, engines, places, decoding, rates.between_s / len(stages), made)
+
+
+def _decoding(phases: Sequence[Recorded], engines: int) -> Line:
+    """Over all steps of RL: as many decoding steps as the longest answer has tokens, and the tokens of an engine."""
+    asked = [phase.number("rollout.prompts_per_step") * phase.number("rollout.group_size") for phase in phases]
+    longest, tokens, spent = (
+        np.concatenate([phase.values(name) for phase in phases])
+        for name in ("rollout/length_max", "rollout/tokens", "time/rollout_s")
+    )
+    if max(asked) >= TOLD_APART * min(asked):
+        return fitted(longest, tokens / engines, spent)
+    first, more = STEP_SHAPE
+    scale = float(spent.sum() / (first * longest + more * tokens / engines).sum())
+    return scale * first, scale * more
 
 
 def _generated(settings: Mapping[str, Any]) -> float:
@@ -183,9 +201,7 @@ def _training(stage: Recorded, documents: Line) -> StageRates:
     steps, every = int(stage.number("steps")), int(stage.number("checkpoint_every"))
     fixed = stage.wall_s - steps * step_s - (steps - 1) // every * save_s
     if stage.kind == "reward-model":
-        pairs = stage.number("pairs_per_step")
-        first = documents[0] if documents[0] < step_s else 0.0
-        line, fill = (first, (step_s - first) / pairs), 1.0
+        line, fill = (0.0, step_s / stage.number("pairs_per_step")), 1.0
     else:
         tokens = float(stage.values("tokens").mean())
         line, fill = documents, tokens / stage.number("tokens_per_step")
@@ -217,7 +233,7 @@ def _phase(stage: Recorded, rates: Rates) -> StageRates:
         trained=float(stage.values("groups/trained").mean()) / rollout.prompts_per_step,
         rollout=float(spent.mean()) / simulated.rollout_s,
         exchange_s=float(rest.sum()) / len(spent),
-        reward_s=float(other) / answers,
+        reward_s=float(other) / (1 if stage.kind == "rlvr" else answers),
         noise=float(np.std(spent + learning) / np.mean(spent + learning)),
     )
 
