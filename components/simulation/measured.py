@@ -75,7 +75,6 @@ class StageRates:
     rollout: float = 1.0
     exchange_s: float = 0.0
     reward_s: float = 0.0
-    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -179,8 +178,8 @@ def _evaluations(made: Mapping[str, StageRates]) -> dict[str, StageRates]:
     return result
 
 
-def _step(stage: Recorded) -> tuple[float, float, float]:
-    """(seconds of a step, of a checkpoint, deviation of a step over its mean), from when steps were logged."""
+def _step(stage: Recorded) -> tuple[float, float]:
+    """(seconds of a step, of a checkpoint), from when steps were logged."""
     points = [(step, clock) for step, clock, _ in stage.series["seconds"]]
     every, total = int(stage.number("checkpoint_every")), int(stage.number("steps"))
     plain, saving = [], []
@@ -188,16 +187,15 @@ def _step(stage: Recorded) -> tuple[float, float, float]:
         saves = sum(done % every == 0 and done < total for done in range(step, later))
         (saving if saves else plain).append((then - clock, later - step, saves))
     if not plain:
-        return stage.wall_s / total, 0.0, 0.0
+        return stage.wall_s / total, 0.0
     step_s = sum(spent for spent, _, _ in plain) / sum(steps for _, steps, _ in plain)
     saves = sum(count for _, _, count in saving)
     over = sum(spent - steps * step_s for spent, steps, _ in saving)
-    noise = float(np.std([spent / steps for spent, steps, _ in plain]) / step_s)
-    return step_s, max(over / saves, 0.0) if saves else 0.0, noise
+    return step_s, max(over / saves, 0.0) if saves else 0.0
 
 
 def _training(stage: Recorded, documents: Line) -> StageRates:
-    step_s, save_s, noise = _step(stage)
+    step_s, save_s = _step(stage)
     steps, every = int(stage.number("steps")), int(stage.number("checkpoint_every"))
     fixed = stage.wall_s - steps * step_s - (steps - 1) // every * save_s
     if stage.kind == "reward-model":
@@ -205,7 +203,7 @@ def _training(stage: Recorded, documents: Line) -> StageRates:
     else:
         tokens = float(stage.values("tokens").mean())
         line, fill = documents, tokens / stage.number("tokens_per_step")
-    return StageRates(stage.kind, stage.wall_s, max(fixed, 0.0), line, save_s, fill, noise=noise)
+    return StageRates(stage.kind, stage.wall_s, max(fixed, 0.0), line, save_s, fill)
 
 
 def _phase(stage: Recorded, rates: Rates) -> StageRates:
@@ -234,7 +232,6 @@ def _phase(stage: Recorded, rates: Rates) -> StageRates:
         rollout=float(spent.mean()) / simulated.rollout_s,
         exchange_s=float(rest.sum()) / len(spent),
         reward_s=float(other) / (1 if stage.kind == "rlvr" else answers),
-        noise=float(np.std(spent + learning) / np.mean(spent + learning)),
     )
 
 

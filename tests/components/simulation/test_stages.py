@@ -16,7 +16,7 @@ from components.recipe.load import load_recipe
 from components.rl.simulator import Cluster
 from components.simulation.cluster import Assumed, answers_of, stages_on
 from components.simulation.here import records_of, stages_here
-from components.simulation.measured import Recorded, fit, fitted, read_rates
+from components.simulation.measured import STEP_SHAPE, Recorded, fit, fitted, read_rates
 from components.simulation.rollouts import Lengths, answering_s, interpolated, rollout_steps
 
 RECIPES = Path(__file__).parents[3] / "flows" / "recipes"
@@ -92,7 +92,7 @@ class Machine:
         series = {"seconds": [(at, when, step_s) for at, when in points], "tokens": [(1, 0.0, float(tokens))]}
         return Recorded(name, name, clock + 2.0, settings, series)
 
-    def phase(self, prompts: int, group: int, steps: int) -> Recorded:
+    def phase(self, prompts: int, group: int, steps: int, name: str = "rlvr-1") -> Recorded:
         rng = np.random.default_rng(3)
         answers = prompts * group
         rows: dict[str, list[float]] = {}
@@ -106,24 +106,25 @@ class Machine:
                 "time/old_logprobs_s": 0.0,
             }
             row["time/step_s"] = row["time/rollout_s"] + row["time/update_s"] + 0.1
-            for name, value in row.items():
-                rows.setdefault(name, []).append(value)
+            for metric, value in row.items():
+                rows.setdefault(metric, []).append(value)
         settings = {"rollout.prompts_per_step": str(prompts), "rollout.group_size": str(group)}
         settings |= {"rollout.max_new_tokens": "128"}
-        series = {name: [(at, 0.0, value) for at, value in enumerate(values)] for name, values in rows.items()}
-        return Recorded("rlvr-1", "rlvr", sum(rows["time/step_s"]) + 3.0, settings, series)
+        series = {metric: [(at, 0.0, value) for at, value in enumerate(values)] for metric, values in rows.items()}
+        return Recorded(name, "rlvr", sum(rows["time/step_s"]) + 3.0, settings, series)
 
 
 def test_rates_are_those_of_the_machine_and_foretell_another_setting() -> None:
     machine = Machine()
-    run = [machine.training("base", 600, 1000, 100), machine.training("sft", 200, 2000, 50), machine.phase(16, 8, 40)]
+    run = [machine.training("base", 600, 1000, 100), machine.training("sft", 200, 2000, 50)]
+    run += [machine.phase(16, 8, 40), machine.phase(24, 8, 40, "rlvr-2")]
     rates = fit("a run", run, sum(stage.wall_s for stage in run) + 3.0, 2, 2, 128)
     assert rates.stages["base"].step == pytest.approx((machine.STEP, machine.TOKEN), rel=1e-6)
     assert rates.stages["base"].checkpoint_s == pytest.approx(0.4)
     assert rates.stages["sft"].fixed_s == pytest.approx(2.0 + 5.0)
     assert rates.decoding == pytest.approx((machine.LONGEST, 2 * machine.DECODED), rel=1e-6)
     assert rates.stages["rlvr-1"].step == pytest.approx((machine.LEARN, machine.TRAINED), rel=1e-6)
-    assert rates.between_s == pytest.approx(1.0)
+    assert rates.between_s == pytest.approx(0.75)
     assert read_rates(asdict(rates)) == rates
 
     other = recipe(
@@ -131,8 +132,18 @@ def test_rates_are_those_of_the_machine_and_foretell_another_setting() -> None:
         *("rlvr.0.rollout.prompts_per_step=24", "rlvr.0.rollout.group_size=4"),
     )
     base, rlvr = stages_here(other, [("base", "base"), ("rlvr-1", "rlvr")], rates)
-    assert base.sum_s == pytest.approx(machine.training("base", 900, 1500, 300).wall_s + 1.0, rel=0.001)
-    assert rlvr.sum_s == pytest.approx(machine.phase(24, 4, 7).wall_s + 1.0, rel=0.1)
+    assert base.sum_s == pytest.approx(machine.training("base", 900, 1500, 300).wall_s + 0.75, rel=0.001)
+    assert rlvr.sum_s == pytest.approx(machine.phase(24, 4, 7).wall_s + 0.75, rel=0.1)
+
+
+def test_phases_alike_tell_a_decoding_step_s_scale_and_the_microbenchmark_its_shape() -> None:
+    one = Machine().phase(16, 8, 40)
+    rates = fit("a run", [one], one.wall_s, 2, 2, 128)
+    assert rates.decoding[1] / rates.decoding[0] == pytest.approx(STEP_SHAPE[1] / STEP_SHAPE[0])
+    (rlvr,) = stages_here(
+        recipe("nano", "rlvr.0.steps=40", "rlvr.0.rollout.prompts_per_step=16"), [("rlvr-1", "rlvr")], rates
+    )
+    assert rlvr.sum_s == pytest.approx(one.wall_s, rel=0.02)
 
 
 def test_what_was_not_measured_is_not_foretold() -> None:
