@@ -48,6 +48,15 @@ class Load:
     overlaps: bool = False
 
 
+def sft_steps(recipe: Recipe) -> int:
+    """Raises BadInput where the recipe counts in epochs: without the data nobody knows how many steps that is."""
+    if recipe.sft.steps is None:
+        raise BadInput(
+            "how many steps the epochs come to is the data's to say", where="sft.steps", remedy="Add --set sft.steps=N"
+        )
+    return recipe.sft.steps
+
+
 def loads_of(recipe: Recipe, mean_length: float = MEAN_LENGTH) -> list[Load]:
     """The training stages of a recipe; without evaluations and pass-rate, whose number of items is the data's."""
     sft, judge = recipe.sft, recipe.reward_model
@@ -55,11 +64,7 @@ def loads_of(recipe: Recipe, mean_length: float = MEAN_LENGTH) -> list[Load]:
     if isinstance(recipe.base, PretrainConfig):
         base = recipe.base
         found.append(Load("base", base.steps, base.tokens_per_step, base.sequence_length / 2, base.sequence_length))
-    if sft.steps is None:
-        raise BadInput(
-            "how many steps the epochs come to is the data's to say", where="sft.steps", remedy="Add --set sft.steps=N"
-        )
-    found.append(Load("sft", sft.steps, sft.tokens_per_step, sft.sequence_length / 2, sft.sequence_length))
+    found.append(Load("sft", sft_steps(recipe), sft.tokens_per_step, sft.sequence_length / 2, sft.sequence_length))
     phases = [(f"rlvr-{number}", phase) for number, phase in enumerate(recipe.rlvr, start=1)]
     for name, phase in (*phases, *([("rlhf", recipe.rlhf)] if recipe.rlhf is not None else ())):
         rollout = phase.rollout

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from components.model.cost import decoding
-from components.model.planner import PROMPT, LoadTime, Plan
+from components.model.planner import PROMPT, LoadTime, Plan, sft_steps
 from components.model.spec import spec_for
 from components.recipe.data import GeneratorSource
 from components.recipe.evaluation import EvaluationConfig
@@ -174,7 +174,7 @@ class _Made:
 
     def _corpus_bytes(self) -> float:
         recipe = self.recipe
-        tokens = recipe.sft.steps * recipe.sft.tokens_per_step
+        tokens = sft_steps(recipe) * recipe.sft.tokens_per_step
         if isinstance(recipe.base, PretrainConfig):
             tokens += recipe.base.steps * recipe.base.tokens_per_step
         return self.assumed.corpus_bytes or tokens * CHARACTERS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from components.failures import BadInput
+from components.model.planner import sft_steps
 from components.recipe.data import GeneratorSource
 from components.recipe.recipe import Recipe
 from components.recipe.rl import RlPhase
@@ -34,13 +34,10 @@ def _stage(recipe: Recipe, name: str, kind: str, found: StageRates, rates: Rates
     section = section_of(recipe, name)
     if section is None or isinstance(section, ImportConfig):
         return StageTimes(name, rates.devices, 1, ({"compute": found.fixed_s},), rates.between_s)
-    if section.steps is None:
-        raise BadInput(
-            "how many steps the epochs come to is the data's to say", where="sft.steps", remedy="Add --set sft.steps=N"
-        )
+    count = sft_steps(recipe) if kind == "sft" else section.steps
     step = _rl_step(section, found, rates) if isinstance(section, RlPhase) else _step(section, found)
     every = section.checkpoint_every
-    return StageTimes(name, rates.devices, section.steps, (step,), start_s, 1, every, found.checkpoint_s)
+    return StageTimes(name, rates.devices, count, (step,), start_s, 1, every, found.checkpoint_s)
 
 
 def _step(section, found: StageRates) -> dict[str, float]:

@@ -68,7 +68,9 @@ def audit(packages: Sequence[Package], database: Path) -> Audit:
     return Audit(count, newest, tuple(sorted(set(found), key=lambda one: (one.package, one.id))))
 
 
-def _of(record: Mapping[str, Any], affected: Sequence[Mapping[str, Any]], installed: Mapping[str, Package]):
+def _of(
+    record: Mapping[str, Any], affected: Sequence[Mapping[str, Any]], installed: Mapping[str, Package]
+) -> Iterator[Advisory]:
     for part in affected:
         package = installed.get(normal(part["package"]["name"]))
         if package is None or not is_affected(package.version, part):

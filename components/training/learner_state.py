@@ -1,0 +1,249 @@
+"""What one rank of training holds: its part of the model, the optimiser and the reward head. Made, loaded, sent to the
+engines, written, offloaded, saved and restored here; what is computed with them is in components.training.learner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.cluster.memory import resident_bytes
+from components.failures import BadInput, InfrastructureError
+from components.model.architecture import check_architecture
+from components.model.builder import build_model, expert_biases, initialise, routers
+from components.model.hf import hf_state, load_hf_state, read_hf_directory, write_divided, write_hf_directory
+from components.model.layout import Layout
+from components.model.shards import owned, pieces
+from components.model.spec import LingSpec, spec_for
+from components.model.tokenizer import load_tokenizer
+from components.model.wire import ShardLayout, pack_pieces
+from components.recipe.execution import ExecutionConfig
+from components.recipe.model import ModelConfig
+from components.recipe.training import OptimiserConfig
+from components.training import checkpoint, rng
+from components.training.device_transfer import open_sender
+from components.training.optimiser import FlatAdamW
+from components.training.parallel import Ranks
+from components.training.reward_head import RewardModel
+
+COLLECTIVE_TIMEOUT_S = 600.0
+
+
+class LearnerState:
+    """One rank.
+
+    Args:
+        rank, world: its number, and how many there are.
+        model: the recipe's model section.
+        execution: threads, device, and how the model is divided over the ranks.
+        seed: of the weights `initialise` draws and of torch's generator.
+
+    Raises:
+        BadInput: the model cannot be divided so.
+    """
+
+    def __init__(self, rank: int, world: int, model: ModelConfig, execution: ExecutionConfig, seed: int) -> None:
+        self.rank, self.execution, self.seed = rank, execution, seed
+        self.layout = layout = replace(Layout.of(execution), world=world)
+        self.device = "cuda" if execution.device == "cuda" else "cpu"
+        if self.device == "cpu":
+            torch.set_num_threads(execution.threads)
+        self.spec: LingSpec = spec_for(model)
+        layout.check(self.spec)
+        self.ranks = Ranks(layout, rank, self.device)
+        torch.manual_seed(seed)
+        self.model = None
+        self.optimiser: FlatAdamW | None = None
+        self.expert_bias_rate = 0.0
+        self.reward: RewardModel | None = None
+        self._trains_reward = False
+        self._buffer: np.ndarray | None = None
+        self._sender: Any = None
+
+    # ---- connection and weights
+
+    def connect(self, master_address: str, port: int) -> None:
+        """Joins the other ranks over gloo (CPU) or NCCL (CUDA). Rank 0 must be reachable at the address.
+
+        Raises:
+            InfrastructureError: the ranks did not find each other in time.
+        """
+        if self.layout.world == 1 or torch.distributed.is_initialized():
+            return
+        try:
+            torch.distributed.init_process_group(
+                "gloo" if self.device == "cpu" else "nccl",
+                init_method=f"tcp://{master_address}:{port}",
+                rank=self.rank,
+                world_size=self.layout.world,
+                timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
+            )
+        except (RuntimeError, torch.distributed.DistError) as error:
+            raise InfrastructureError(f"learner {self.rank} of {self.layout.world} cannot connect: {error}") from error
+
+    def initialise(self, seed: int | None = None) -> None:
+        """Draws fresh weights; the same on every rank. Forgets optimiser and reward head."""
+        self._reset()
+        initialise(self.model, self.spec, self.seed if seed is None else seed)
+
+    def load_hf(self, directory: str | Path) -> None:
+        """Loads a Hugging Face directory. Forgets optimiser and reward head.
+
+        Raises:
+            BadInput: another architecture (names the fields), or tensors missing or of another shape.
+        """
+        spec, tensors = read_hf_directory(Path(directory))
+        check_architecture(spec, self.spec, str(directory))
+        self._reset()
+        load_hf_state(self.model, self.spec, tensors, str(directory))
+
+    def load_reward(self, directory: str | Path) -> None:
+        """Loads a reward model beside the policy, for `score`."""
+        self.reward = RewardModel.load(Path(directory), self.device, self.layout)
+        self._trains_reward = False
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Every weight of an undivided model under its HF name, float32 copies."""
+        return {name: tensor.float().cpu().numpy().copy() for name, tensor in hf_state(self._built(), self.spec)}
+
+    def shard(self) -> tuple[ShardLayout, np.ndarray]:
+        """(layout, buffer) of the weights this rank sends: over all ranks every block once. No collective.
+
+        The buffer is written again by the next call.
+        """
+        layout, self._buffer = pack_pieces(owned(pieces(self._built(), self.spec)), self._buffer)
+        return layout, self._buffer
+
+    def send(self, address: str, port: int, engine_workers: int, client: Any) -> None:
+        """Sends the weights to engines on GPUs (components.training.device_transfer); a collective of all learners.
+
+        address, port: for the first call, where the sender and the engines meet.
+        """
+        if self._sender is None:
+            self._sender = open_sender(self._built(), self.rank, address, port, engine_workers, client)
+        self._sender.send_weights()
+
+    def write_hf(self, directory: str | Path, tokenizer: str, dtype: str = "float32") -> None:
+        """Writes a Hugging Face directory: one rank of an undivided model, all ranks of a divided one together.
+
+        tokenizer: `nano` or a directory.
+        """
+        model, directory = self._built(), Path(directory)
+        if self.layout.divided:
+            write_divided(directory, model, self.spec, load_tokenizer(tokenizer), dtype)
+        else:
+            tensors = hf_state(model, self.spec)
+            write_hf_directory(directory, self.spec, tensors, load_tokenizer(tokenizer), dtype)
+
+    def write_reward(self, directory: str | Path, tokenizer: str) -> None:
+        """Writes model/ (Hugging Face) and head.safetensors; all ranks of a divided model together."""
+        self.reward.save(Path(directory), load_tokenizer(tokenizer))
+
+    # ---- optimiser
+
+    def configure(
+        self, optimiser: OptimiserConfig, total_steps: int, expert_bias_rate: float, reward_head: bool = False
+    ) -> None:
+        """Starts a new optimisation from the present weights: moments and step count at zero.
+
+        expert_bias_rate: 0 keeps the router bias fixed, as RL does.
+        reward_head: train a Bradley-Terry reward model: adds a scalar head, drawn at zero.
+        """
+        model = self._built()
+        self.expert_bias_rate = expert_bias_rate
+        self._trains_reward = reward_head
+        if reward_head:
+            self.reward = RewardModel(model, self.spec)
+            # The LM head takes no part: weight decay must not touch it.
+            trained = [p for name, p in model.named_parameters() if not name.startswith("output_layer")]
+            trained += [self.reward.head] if model.post_process else []
+        else:
+            trained = list(model.parameters())
+        self.optimiser = FlatAdamW(trained, optimiser, total_steps, self.ranks.kind)
+        for router in routers(model):
+            router.local_tokens_per_expert.zero_()
+
+    # ---- memory
+
+    def offload(self) -> int:
+        """Gives back what the next step writes anew: gradients, and the buffer weights were sent from; on a GPU also
+        moves weights and moments to the host. Returns the bytes this process (on a GPU: its device) has less."""
+        before = self._memory()
+        self._buffer = None
+        if self.optimiser is not None:
+            self.optimiser.offload()
+        return max(before - self._memory(), 0)
+
+    def onload(self) -> None:
+        """Takes back what `offload` moved."""
+        if self.optimiser is not None:
+            self.optimiser.onload()
+
+    def _memory(self) -> int:
+        return torch.cuda.memory_allocated() if self.device == "cuda" else resident_bytes()
+
+    # ---- resume
+
+    def save_resume(self, directory: str | Path) -> None:
+        """This rank's share of everything the next step depends on, into a directory that all ranks write to. Random
+        states are each rank's own (`rng_state`)."""
+        state = {
+            "optimiser": self.optimiser.state(),
+            "expert_bias_rate": self.expert_bias_rate,
+            "trains_reward": self._trains_reward,
+            "spec": self.spec.model_dump_json(),
+        }
+        checkpoint.save(Path(directory), self.rank, self.model, self.optimiser, self._trained_head(), state)
+
+    def load_resume(self, directory: str | Path) -> None:
+        """Restores `save_resume` of all ranks, also of another layout; under the same one the next step is bitwise the
+        one that would have followed.
+
+        Raises:
+            BadInput: the state is of another architecture, incomplete, or of an older ringflow.
+        """
+        state = checkpoint.read_state(Path(directory))
+        check_architecture(LingSpec.model_validate_json(state["spec"]), self.spec, str(directory))
+        if self.model is None:
+            self._reset()
+        optimiser = state["optimiser"]
+        self.configure(
+            OptimiserConfig.model_validate(optimiser["config"]),
+            optimiser["total_steps"],
+            state["expert_bias_rate"],
+            state["trains_reward"],
+        )
+        self.optimiser.step_count = optimiser["step"]
+        checkpoint.load(Path(directory), self.model, self.optimiser, self._trained_head())
+
+    def rng_state(self) -> dict[str, np.ndarray]:
+        """This process's random states (components.training.rng)."""
+        return rng.capture()
+
+    def set_rng_state(self, state: dict[str, np.ndarray]) -> None:
+        rng.restore(state)
+
+    def _trained_head(self) -> Tensor | None:
+        return self.reward.head if self._trains_reward else None
+
+    # ---- inside
+
+    def _reset(self) -> None:
+        self.optimiser, self._trains_reward, self.reward = None, False, None
+        if self.model is None:
+            self.model = build_model(self.spec, self.device, layout=self.layout)
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        for bias in expert_biases(self.model):
+            bias.zero_()
+
+    def _built(self):
+        if self.model is None:
+            raise BadInput("the learner has no weights", remedy="Call initialise or load_hf first")
+        return self.model
