@@ -31,6 +31,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
+from components.model.again import compute_again  # noqa: E402
 from components.model.layers import GroupedExperts, LocalMoELayer, PackedAttention, PackedLayout, RMSNorm  # noqa: E402
 
 
@@ -44,6 +45,8 @@ class LingModel(GPTModel):
     spec: LingSpec
     layout: Layout = UNDIVIDED
     place: Place = UNDIVIDED.place(0)
+    # Training may ask for hidden states and make logits of so many positions at a time (components.training.parallel).
+    logit_rows: int | None = None
     _positions: Tensor | None = None
     _with_head: bool = True
 
@@ -212,7 +215,8 @@ def ensure_parallel_state(layout: Layout = UNDIVIDED) -> None:
         BadInput: more or fewer processes are connected than the layout has ranks.
     """
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
     if (connected := torch.distributed.get_world_size()) != layout.world:
         raise BadInput(f"{connected} learners are connected, the layout has {layout.world}", where="execution.learners")
     if parallel_state.model_parallel_is_initialized():
@@ -253,17 +257,22 @@ def build_model(
     dtype: torch.dtype = torch.float32,
     seed: int | None = None,
     layout: Layout = UNDIVIDED,
+    recompute: bool = False,
 ) -> LingModel:
     """A GPTModel of `spec` on `device`, or this rank's part of it.
 
     Args:
         layout: how it is divided over the connected processes.
+        recompute: layers keep their inputs only, and are computed again in the backward pass.
         seed: draws the weights; None leaves them to a checkpoint (they are undefined until loaded).
     """
     with warnings.catch_warnings():
         # Megatron's own deprecations, once per layer; nothing a user of ringflow could act on.
         warnings.simplefilter("ignore")
         model = _build(spec, device, dtype, layout)
+    if recompute:
+        for layer in model.decoder.layers:
+            compute_again(layer)
     if seed is not None:
         initialise(model, spec, seed)
     return model

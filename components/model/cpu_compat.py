@@ -1,15 +1,17 @@
-"""What megatron-core needs on a machine without CUDA: the only monkey patching of the project.
+"""What megatron-core needs without Transformer Engine, and without CUDA: the only monkey patching of the project.
 
-1. `torch.cuda.current_device` yields the CPU device (megatron allocates router buffers and moves weights with it).
-2. `moe_utils.te_general_gemm` is undefined without Transformer Engine: None selects the plain matrix product.
-3. `jit_fuser` (torch.compile) is off: it compiles the router's token counter, a one-line addition, for 15 seconds.
-4. The pipeline schedules make a token counter with `torch.zeros([], device="cuda")`: they get a `torch` whose `zeros`
+Everywhere:
+1. `moe_utils.te_general_gemm` is undefined without Transformer Engine: None selects the plain matrix product.
+2. `jit_fuser` (torch.compile) is off: it compiles the router's token counter, a one-line addition, for 15 seconds.
+3. Sequence parallelism forks the CUDA random state around dropout: megatron's own tracker for inference, which forks
+   nothing, is chosen, since there is no dropout.
+On a machine without CUDA:
+4. `torch.cuda.current_device` yields the CPU device (megatron allocates router buffers and moves weights with it).
+5. The pipeline schedules make a token counter with `torch.zeros([], device="cuda")`: they get a `torch` whose `zeros`
    puts it on the CPU.
-5. Point-to-point calls between pipeline stages end with `torch.cuda.synchronize()`, also where their own switch for it
+6. Point-to-point calls between pipeline stages end with `torch.cuda.synchronize()`, also where their own switch for it
    (`batch_p2p_sync`) is off: it does nothing.
-(Core attention, which does not run on CPU either, is replaced by the layer spec: see layers.py. Sequence parallelism
-forks the CUDA random state around dropout: megatron's own tracker for inference, which forks nothing, is chosen, since
-there is no dropout.)
+(Core attention, which does not run on CPU either, is replaced by the layer spec: see layers.py.)
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ _installed = False
 
 
 def install() -> None:
-    """Applies the patches once. With CUDA present it does nothing."""
+    """Applies the patches once."""
     global _installed
-    if _installed or torch.cuda.is_available():
+    if _installed:
         return
-    torch.cuda.current_device = lambda: torch.device("cpu")
-    torch.cuda.synchronize = lambda device=None: None
+    without_cuda = not torch.cuda.is_available()
+    if without_cuda:
+        torch.cuda.current_device = lambda: torch.device("cpu")
+        torch.cuda.synchronize = lambda device=None: None
     # Missing optional accelerators (apex, Transformer Engine) are announced by a dozen import-time warnings.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -46,7 +50,8 @@ def install() -> None:
     compiled = router.TopKRouter._apply_expert_bias
     # The decorator ran before disable_jit_fuser when something imported the router first.
     router.TopKRouter._apply_expert_bias = getattr(compiled, "_torchdynamo_orig_callable", compiled)
-    schedules.torch = _TorchWithoutCuda()
+    if without_cuda:
+        schedules.torch = _TorchWithoutCuda()
     initialize_rng_tracker(inference_rng_tracker=True)
     _installed = True
 

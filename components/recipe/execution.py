@@ -37,6 +37,23 @@ class ExecutionConfig(StrictModel):
     context_parallel: int = Field(default=1, ge=1, description="Learners that share the tokens of one micro-batch")
     pipeline_parallel: int = Field(default=1, ge=1, description="Learners that share the layers")
     expert_parallel: int = Field(default=1, ge=1, description="Learners of one stage that share the experts")
+    learner_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="Of weights, activations and products in training; bfloat16 keeps a float32 copy of the weights, "
+        "float32 gradients and a float32 LM head",
+    )
+    micro_batch_tokens: int = Field(
+        default=2048, ge=1, description="Tokens of one forward and backward pass of a replica, if its rows are shorter"
+    )
+    recompute: bool = Field(
+        default=False, description="Layers are computed again in the backward pass: only their inputs are kept"
+    )
+    logit_rows: int | None = Field(
+        default=None, ge=1, description="Positions whose logits exist together in training; all of a micro-batch"
+    )
+    engine_memory: float = Field(
+        default=0.9, gt=0, lt=1, description="Share of a GPU's memory an engine may fill; less where learners share it"
+    )
     engine_tensor_parallel: int = Field(default=1, ge=1, description="GPUs of one node that share an engine's matrices")
     placement: Literal["shared", "colocated", "disaggregated"] = Field(
         default="shared",

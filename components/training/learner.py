@@ -28,9 +28,6 @@ from components.training.packing import micro_batches, pack
 from components.training.parallel import add, run, token_logprobs
 from components.training.types import PolicyLoss, PolicySequence, Sequence
 
-# Tokens of one forward and backward pass: large enough to amortise Python, small enough for the cache of one core.
-MICRO_BATCH_TOKENS = 2048
-
 
 class Learner(LearnerState):
     """One rank with its steps; arguments as LearnerState."""
@@ -141,7 +138,7 @@ class Learner(LearnerState):
         self.optimiser.zero_grad()
         sums = {"loss": 0.0, "correct": 0.0, "margin": 0.0}
         sequences = [tokens for pair in pairs for tokens in pair]
-        groups = chunks(pairs, lambda pair: len(pair[0]) + len(pair[1]), MICRO_BATCH_TOKENS)
+        groups = chunks(pairs, lambda pair: len(pair[0]) + len(pair[1]), self.execution.micro_batch_tokens)
         batches = [last_tokens(sequences, [2 * i + j for i in group for j in (0, 1)], self.device) for group in groups]
 
         def work(batch: MicroBatch, hidden: Tensor, kept: Tensor | None) -> Tensor:
@@ -174,7 +171,7 @@ class Learner(LearnerState):
         scores = np.zeros(len(sequences), dtype=np.float32)
         # Longest first: documents of similar length share a bucket of the attention.
         order = sorted(range(len(sequences)), key=lambda index: (-len(sequences[index]), index))
-        groups = chunks(order, lambda index: len(sequences[index]), MICRO_BATCH_TOKENS)
+        groups = chunks(order, lambda index: len(sequences[index]), self.execution.micro_batch_tokens)
         batches = [last_tokens(sequences, [order[i] for i in group], self.device) for group in groups]
 
         def work(batch: MicroBatch, hidden: Tensor, kept: Tensor | None) -> None:
@@ -192,14 +189,14 @@ class Learner(LearnerState):
         if not sequences:
             return self.ranks.align([]), 1.0
         lengths = [len(sequence.tokens) for sequence in sequences]
-        row_length = sequence_length or max(*lengths, MICRO_BATCH_TOKENS)
+        row_length = sequence_length or max(*lengths, self.execution.micro_batch_tokens)
         if row_length > self.spec.max_position_embeddings and max(lengths) > self.spec.max_position_embeddings:
             raise BadInput(
                 f"a sequence has {max(lengths)} tokens, the model's context is {self.spec.max_position_embeddings}",
                 where="model.max_position",
             )
         packing = pack(lengths, row_length)
-        groups = micro_batches(packing, row_length, MICRO_BATCH_TOKENS)
+        groups = micro_batches(packing, row_length, self.execution.micro_batch_tokens)
         return self.ranks.align([micro_batch(sequences, group, self.device) for group in groups]), packing.fill
 
     def _update(self, loss: float) -> tuple[float, float]:

@@ -237,7 +237,10 @@ class LearnerState:
     def _reset(self) -> None:
         self.optimiser, self._trains_reward, self.reward = None, False, None
         if self.model is None:
-            self.model = build_model(self.spec, self.device, layout=self.layout)
+            execution = self.execution
+            dtype = getattr(torch, execution.learner_dtype)
+            self.model = build_model(self.spec, self.device, dtype, layout=self.layout, recompute=execution.recompute)
+            self.model.logit_rows = execution.logit_rows
         for parameter in self.model.parameters():
             parameter.grad = None
         for bias in expert_biases(self.model):

@@ -71,6 +71,8 @@ class FlatAdamW:
             if parameter.dtype == torch.float32:
                 parameter.data = self.master[place].view(parameter.shape)
                 parameter.grad = self.grad[place].view(parameter.shape)
+            else:
+                _accumulate(parameter, self.grad[place].view(parameter.shape))
             self._places.append((parameter, place))
         self._place_of = {id(parameter): place for parameter, place in self._places}
 
@@ -82,17 +84,8 @@ class FlatAdamW:
     def zero_grad(self) -> None:
         self.grad.zero_()
         for parameter, place in self._places:
-            if parameter.dtype != torch.float32:
-                parameter.grad = None
-            elif parameter.grad is None:
+            if parameter.grad is None and parameter.dtype == torch.float32:
                 parameter.grad = self.grad[place].view(parameter.shape)
-
-    def gather_grad(self) -> Tensor:
-        """The flat gradient [parameters], float32; the buffer itself, so an all-reduce on it is the reduction."""
-        for parameter, place in self._places:
-            if parameter.dtype != torch.float32 and parameter.grad is not None:
-                self.grad[place] = parameter.grad.reshape(-1).float()
-        return self.grad
 
     @property
     def rate(self) -> float:
@@ -152,6 +145,18 @@ class FlatAdamW:
         for parameter, place in self._places:
             if parameter.dtype != torch.float32:
                 parameter.data.copy_(self.master[place].view(parameter.shape))
+
+
+def _accumulate(parameter: nn.Parameter, total: Tensor) -> None:
+    """Each micro-batch's gradient of a parameter that is not float32 goes into `total` at once, in float32."""
+    if (earlier := getattr(parameter, "accumulation", None)) is not None:
+        earlier.remove()
+
+    def add(finished: Tensor) -> None:
+        total.add_(finished.grad)
+        finished.grad = None
+
+    parameter.accumulation = parameter.register_post_accumulate_grad_hook(add)
 
 
 @torch.no_grad()

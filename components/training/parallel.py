@@ -20,6 +20,7 @@ from megatron.core.pipeline_parallel.schedules import forward_backward_pipelinin
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from components.model.builder import LingModel
 from components.model.layout import Layout
@@ -61,7 +62,7 @@ class Ranks:
         Dense and head: over data and context parallel ranks. Shared: over tensor parallel ranks as well. Experts: over
         the ranks that hold the same ones.
         """
-        grad = optimiser.gather_grad()
+        grad = optimiser.grad
         if self.layout.world == 1:
             return float(torch.linalg.vector_norm(grad))
         if not self.layout.divided:
@@ -147,7 +148,8 @@ def run(model: LingModel, batches: Many[MicroBatch], work: Work, train: bool, he
 
     def forward(batch: MicroBatch) -> tuple[Tensor, Tensor | None]:
         positions, kept = model.own_positions(batch.positions, len(batch.tokens))
-        return model.run(batch.tokens, batch.lengths, positions, head, batch.padding, batch.experts), kept
+        with_head = head and model.logit_rows is None
+        return model.run(batch.tokens, batch.lengths, positions, with_head, batch.padding, batch.experts), kept
 
     if model.layout.pipeline == 1:
         for batch in batches:
@@ -179,21 +181,37 @@ def run(model: LingModel, batches: Many[MicroBatch], work: Work, train: bool, he
         )
 
 
-def token_logprobs(model: LingModel, batch: MicroBatch, logits: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(log-probs of all of the micro-batch's targets with gradient, entropies without) [n], float32."""
+def token_logprobs(model: LingModel, batch: MicroBatch, output: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(log-probs of all of the micro-batch's targets with gradient, entropies without) [n], float32.
+
+    output: logits, or, with `model.logit_rows`, the hidden states, of which so many at a time become logits; these are
+    computed again in the backward pass.
+    """
     targets = batch.targets if kept is None else batch.targets[kept]
+    if model.logit_rows is None:
+        logprobs, entropy = _logprobs_of(model, output, targets)
+    else:
+        parts = [
+            checkpoint(_logprobs_of_hidden, model, hidden, chosen, use_reentrant=False, preserve_rng_state=False)
+            for hidden, chosen in zip(output.split(model.logit_rows), targets.split(model.logit_rows), strict=True)
+        ]
+        logprobs, entropy = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    return all_rows(model, batch, logprobs, kept), all_rows(model, batch, entropy, kept)
+
+
+def _logprobs_of_hidden(model: LingModel, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    return _logprobs_of(model, model.output_layer(hidden)[0], targets)
+
+
+def _logprobs_of(model: LingModel, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     logits = logits.float()
     if model.layout.tensor == 1:
         logged = torch.log_softmax(logits, dim=-1)
         with torch.no_grad():
             entropy = -(logged.exp() * logged).sum(-1)
-        logprobs = logged.gather(1, targets.unsqueeze(1)).squeeze(1)
-    else:
-        first = model.place.tensor * logits.shape[1]
-        logprobs, entropy = _VocabularyLogprobs.apply(
-            logits, targets, first, parallel_state.get_tensor_model_parallel_group()
-        )
-    return all_rows(model, batch, logprobs, kept), all_rows(model, batch, entropy, kept)
+        return logged.gather(1, targets.unsqueeze(1)).squeeze(1), entropy
+    first = model.place.tensor * logits.shape[1]
+    return _VocabularyLogprobs.apply(logits, targets, first, parallel_state.get_tensor_model_parallel_group())
 
 
 def all_rows(model: LingModel, batch: MicroBatch, values: Tensor, kept: Tensor | None) -> Tensor:

@@ -253,7 +253,7 @@ def test_layout_never_moves_the_gradient(learner, config, monkeypatch):
     captured = []
 
     def keep(loss):
-        captured.append(learner.optimiser.gather_grad().clone())
+        captured.append(learner.optimiser.grad.clone())
         for router in module.routers(learner.model):
             router.local_tokens_per_expert.zero_()
         return 0.0, 0.0
@@ -261,7 +261,8 @@ def test_layout_never_moves_the_gradient(learner, config, monkeypatch):
     monkeypatch.setattr(learner, "_update", keep)
 
     def gradient(parts, row_length=None, micro_batch=2048):
-        monkeypatch.setattr(module, "MICRO_BATCH_TOKENS", micro_batch)
+        settings = learner.execution.model_copy(update={"micro_batch_tokens": micro_batch})
+        monkeypatch.setattr(learner, "execution", settings)
         captured.clear()
         for part in parts:  # what an all-reduce (SUM) over ranks adds up
             learner.policy_step(part, objective.loss, row_length)

@@ -102,8 +102,13 @@ def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
     return [(rng.integers(40, 112, rng.integers(9, 30)), rng.integers(40, 112, 12)) for _ in range(7)]
 
 
+MICRO_BATCH = 160  # several micro-batches, so that a pipeline has something to overlap
+
+
 def learner_of(layout: Layout, rank: int, seed: int = 1) -> Learner:
-    return Learner(rank, layout.world, MODEL, ExecutionConfig(**layout.settings()), seed)
+    return Learner(
+        rank, layout.world, MODEL, ExecutionConfig(**layout.settings(), micro_batch_tokens=MICRO_BATCH), seed
+    )
 
 
 def gradients(learner: Learner) -> dict:
@@ -115,9 +120,6 @@ def gradients(learner: Learner) -> dict:
 
 def steps(learner: Learner, layout: Layout, rank: int, place: Path) -> Seen:
     """One step of each kind, from one checkpoint each time, then a resume point and an export."""
-    import components.training.learner as module
-
-    module.MICRO_BATCH_TOKENS = 160  # several micro-batches, so that a pipeline has something to overlap
     data = layout.place(rank).data
 
     def mine(items, size):

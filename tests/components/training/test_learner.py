@@ -157,3 +157,78 @@ def test_the_reward_head_learns_an_order(tmp_path):
     other.load_reward(tmp_path)
     scored = [tokens for pair in pairs for tokens in pair]
     np.testing.assert_allclose(other.score(scored), learner.score(scored), atol=1e-5)
+
+
+def after(steps: int = 3, **settings) -> tuple[list[float], np.ndarray, Learner]:
+    """(losses, weights) of supervised and policy steps in several micro-batches."""
+    learner = Learner(0, 1, MODEL, ExecutionConfig(micro_batch_tokens=96, **settings), seed=1)
+    learner.initialise()
+    learner.configure(OPTIMISER, 20, expert_bias_rate=1e-3)
+    documents = sequences(10)
+    losses = [learner.train_tokens(documents, 96)["loss"] for _ in range(steps)]
+    losses += [learner.policy_step(policy_sequences(learner, 6), reinforce)["loss"]]
+    return losses, flat(learner), learner
+
+
+def test_recomputed_layers_and_logits_in_parts_change_nothing():
+    losses, weights, _ = after()
+    again, recomputed, _ = after(recompute=True)
+    assert again == losses
+    assert np.array_equal(recomputed, weights)  # the routers' bias too: no token was counted twice
+    parts, in_parts, _ = after(recompute=True, logit_rows=7)
+    np.testing.assert_allclose(parts, losses, rtol=1e-5)
+    np.testing.assert_allclose(in_parts, weights, atol=3e-4)  # Adam's first steps are the sign of a gradient near 0
+
+
+def test_recomputation_keeps_only_the_inputs_of_layers():
+    def kept(recompute: bool) -> int:
+        learner = Learner(0, 1, MODEL, ExecutionConfig(recompute=recompute), seed=1)
+        learner.initialise()
+        [batch], _ = learner._batches(sequences(8), None)
+        weights = {p.untyped_storage().data_ptr() for p in learner.model.parameters()}
+        stored: dict[int, int] = {}
+
+        def keep(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                stored[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = learner.model.run(batch.tokens, batch.lengths, batch.positions, head=False)
+        assert out.requires_grad
+        return sum(stored.values()) // len(batch.tokens)
+
+    spec = fresh().spec
+    # Per token: each layer's input, and what norm and head outside of layers keep.
+    assert kept(recompute=True) < 4 * spec.hidden_size * (spec.num_hidden_layers + 4) + 100 < kept(recompute=False) / 4
+
+
+def test_bfloat16_trains_beside_float32_with_its_master_copy_and_resumes_bitwise(tmp_path):
+    losses, weights, _ = after(12)
+    rounded, _, learner = after(12, learner_dtype="bfloat16", recompute=True, logit_rows=64)
+    np.testing.assert_allclose(rounded[:-1], losses[:-1], rtol=0.03)
+    assert losses[11] < 0.8 * losses[0]
+    assert learner.optimiser.master.dtype == learner.optimiser.grad.dtype == torch.float32
+    kinds = {name: parameter.dtype for name, parameter in learner.model.named_parameters()}
+    assert {name for name, dtype in kinds.items() if dtype == torch.float32} == {"output_layer.weight"}
+    learner.save_resume(tmp_path)
+    onward = [learner.train_tokens(sequences(8), 96)["loss"] for _ in range(3)]
+    other = Learner(0, 1, MODEL, learner.execution, seed=99)
+    other.load_resume(tmp_path)
+    assert [other.train_tokens(sequences(8), 96)["loss"] for _ in range(3)] == onward
+
+
+def test_bfloat16_sums_the_gradients_of_micro_batches_in_float32():
+    def gradient(tokens: int, dtype: str) -> torch.Tensor:
+        learner = Learner(0, 1, MODEL, ExecutionConfig(micro_batch_tokens=tokens, learner_dtype=dtype), seed=1)
+        learner.initialise()
+        learner.configure(OPTIMISER, 20, expert_bias_rate=0.0)
+        seen = []
+        learner._update = lambda loss: seen.append(learner.optimiser.grad.clone()) or (0.0, 0.0)
+        learner.train_tokens(sequences(64), 64)
+        return seen[0]
+
+    exact = gradient(2048, "float32")
+    one, many = ((gradient(tokens, "bfloat16") - exact).norm() / exact.norm() for tokens in (4096, 64))
+    assert many < 1.5 * one < 0.1
