@@ -34,8 +34,9 @@ LEARNER = "components.training.learner:Learner"
 
 def learner_key(model: ModelConfig, execution: ExecutionConfig) -> Hashable:
     """What decides whether running learners fit a stage: never the weights they hold."""
-    layout = (Layout.of(execution), execution.threads, execution.placement == "disaggregated")
-    return ("learner", model.model_dump_json(), execution.device, layout)
+    layout = (Layout.of(execution), execution.threads, execution.placement)
+    method = (execution.learner_dtype, execution.micro_batch_tokens, execution.recompute, execution.logit_rows)
+    return ("learner", model.model_dump_json(), execution.device, layout, method)
 
 
 def borrow_learners(model: ModelConfig, execution: ExecutionConfig) -> AbstractContextManager[LearnerGroup]:

@@ -205,7 +205,7 @@ def test_recomputation_keeps_only_the_inputs_of_layers():
 
 
 def test_bfloat16_trains_beside_float32_with_its_master_copy_and_resumes_bitwise(tmp_path):
-    losses, weights, _ = after(12)
+    losses, _, _ = after(12)
     rounded, _, learner = after(12, learner_dtype="bfloat16", recompute=True, logit_rows=64)
     np.testing.assert_allclose(rounded[:-1], losses[:-1], rtol=0.03)
     assert losses[11] < 0.8 * losses[0]
