@@ -16,8 +16,9 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from components.cluster.devices import Device
 from components.cluster.worker import Worker
 from components.failures import DeadlineExceeded, InfrastructureError, RingflowError
 
@@ -34,6 +35,7 @@ class WorkerGroup:
         env: environment of every worker, set before its imports.
         threads: CPU threads (and cores) per worker; rank i takes core i (wrapping); 0 leaves them alone.
         first_core: the first of cores that are this group's alone; see worker.pin.
+        devices: of each rank, GPUs that other groups use too (components.cluster.devices), instead of `gpus`.
         deadline_s: for placement and start together.
         name: how errors call the group.
     Raises (from `ready` and the first call):
@@ -51,6 +53,7 @@ class WorkerGroup:
         env: Mapping[str, str] | None = None,
         threads: int = 1,
         first_core: int | None = None,
+        devices: Sequence[Sequence[Device]] | None = None,
         deadline_s: float,
         name: str | None = None,
     ) -> None:
@@ -59,24 +62,28 @@ class WorkerGroup:
         target = cls if isinstance(cls, str) else f"{cls.__module__}:{cls.__qualname__}"
         self.name = name or target.partition(":")[2]
         self.world = world
+        gpus = 0 if devices else gpus
         self._bundle = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
         self._started, self._deadline_s = time.monotonic(), deadline_s
         self._ready, self._failed, self._closed = False, "", False
         self._about: list[dict[str, Any]] = [{} for _ in range(world)]
         self._lock = threading.Lock()
-        self._placement = placement_group([dict(self._bundle) for _ in range(world)], strategy="PACK")
+        self._placement = None
+        if devices is None:
+            self._placement = placement_group([dict(self._bundle) for _ in range(world)], strategy="PACK")
         actor = ray.remote(Worker)
+        environments = [{**(env or {}), **_visible(devices[rank] if devices else ())} for rank in range(world)]
         self._actors = [
             actor.options(
                 num_cpus=cpus,
                 num_gpus=gpus,
                 max_restarts=0,
                 max_task_retries=0,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    self._placement, placement_group_bundle_index=rank
-                ),
-                runtime_env={"env_vars": {"PYTHONPATH": _python_path(), **(env or {})}},
-            ).remote(target, rank, world, args_per_rank[rank], dict(env or {}), threads, first_core)
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
+                if devices is None
+                else NodeAffinitySchedulingStrategy(devices[rank][0].node, soft=False),
+                runtime_env={"env_vars": {"PYTHONPATH": _python_path(), **environments[rank]}},
+            ).remote(target, rank, world, args_per_rank[rank], environments[rank], threads, first_core)
             for rank in range(world)
         ]
         self._describing = [worker.describe.remote() for worker in self._actors]
@@ -93,7 +100,7 @@ class WorkerGroup:
         with self._lock:
             if self._ready:
                 return
-            if not self._placement.wait(timeout_seconds=self._remaining()):
+            if self._placement is not None and not self._placement.wait(timeout_seconds=self._remaining()):
                 self._failed = "no room for it"
                 message = self._resource_table()
                 self.close()
@@ -189,7 +196,8 @@ class WorkerGroup:
             return
         for worker in self._actors:
             ray.kill(worker, no_restart=True)
-        remove_placement_group(self._placement)
+        if self._placement is not None:
+            remove_placement_group(self._placement)
 
     def _remaining(self) -> float:
         return max(self._deadline_s - (time.monotonic() - self._started), 0.1)
@@ -244,6 +252,11 @@ class WorkerGroup:
                 "Lower execution.learners or execution.engines, stop other runs, or add nodes.",
             ]
         )
+
+
+def _visible(devices: Sequence[Device]) -> dict[str, str]:
+    """Ray hides all GPUs from a worker that holds none; the worker puts this back before anything reads it."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(device.number for device in devices)} if devices else {}
 
 
 def _python_path() -> str:

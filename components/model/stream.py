@@ -1,7 +1,7 @@
-"""The whole model as a stream of HF tensors on the first rank, one at a time: what a broadcast to engines is fed from.
+"""The whole model as a stream of HF tensors, one at a time, on the first rank or on all: what engines on GPUs are fed from.
 
 A collective of all ranks: every tensor's blocks are sent by the ranks that own them (components.model.shards) in the
-order of `tensor_shapes`, so the first rank holds its own part and one whole tensor more, never the model.
+order of `tensor_shapes`, so a rank holds its own part and one whole tensor more, never the model.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ Origin = tuple[int, tuple[int, ...], tuple[int, ...]]
 
 
 class WholeTensors:
-    """Iterates (name, tensor) on rank 0 and (name, None) on the others; `for` may be used again and again.
+    """Iterates (name, tensor) on rank 0, or `everywhere`, and (name, None) elsewhere; `for` may be used again and again.
 
     The owners are agreed on once, when it is made: also a collective.
     """
 
-    def __init__(self, model: LingModel) -> None:
+    def __init__(self, model: LingModel, everywhere: bool = False) -> None:
+        self.everywhere = everywhere
         self.model, self.shapes = model, tensor_shapes(model.spec)
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         mine = [(piece.name, piece.starts, piece.sizes) for piece in self._own()]
@@ -44,6 +45,11 @@ class WholeTensors:
         device = next(self.model.parameters()).device
         for name, shape in self.shapes.items():
             blocks: list[tuple[tuple[int, ...], Tensor]] = []
+            if self.everywhere:
+                for rank, starts, sizes in self.origins[name]:
+                    blocks.append((starts, self._shared(own.get((name, starts)), rank, sizes, name)))
+                yield name, assemble(shape, blocks)
+                continue
             for rank, starts, sizes in self.origins[name]:
                 piece = own.get((name, starts))
                 if rank == self.rank == 0 and piece is not None:
@@ -55,6 +61,16 @@ class WholeTensors:
                 elif rank == self.rank and piece is not None:
                     torch.distributed.send(piece.read().contiguous(), 0)
             yield name, assemble(shape, blocks) if self.rank == 0 else None
+
+    def _shared(self, piece: Piece | None, rank: int, sizes: tuple[int, ...], name: str) -> Tensor:
+        """One block, on every rank."""
+        if piece is not None and rank == self.rank:
+            block = piece.read().contiguous()
+        else:
+            block = torch.empty(sizes, dtype=self.dtype(name), device=next(self.model.parameters()).device)
+        if self.world > 1:
+            torch.distributed.broadcast(block, rank)
+        return block
 
     def dtype(self, name: str) -> torch.dtype:
         """Of a weight on every rank: router bias and LM head are always float32 (components.model.builder)."""

@@ -51,14 +51,17 @@ class ExecutionConfig(StrictModel):
     logit_rows: int | None = Field(
         default=None, ge=1, description="Positions whose logits exist together in training; all of a micro-batch"
     )
-    engine_memory: float = Field(
-        default=0.9, gt=0, lt=1, description="Share of a GPU's memory an engine may fill; less where learners share it"
+    engine_memory: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of a GPU's memory an engine may fill; 0.9, or 0.4 where learners are on the same GPUs",
     )
     engine_tensor_parallel: int = Field(default=1, ge=1, description="GPUs of one node that share an engine's matrices")
     placement: Literal["shared", "colocated", "disaggregated"] = Field(
         default="shared",
-        description="shared: both in memory, on the same cores, as work comes. colocated: strictly by turns, the one "
-        "that waits gives its memory back. disaggregated: cores (or GPUs) of their own",
+        description="shared: both in memory, on the same cores or GPUs, as work comes. colocated: strictly by turns, "
+        "the one that waits gives its memory back. disaggregated: cores or GPUs of their own",
     )
     max_num_seqs: int = Field(default=128, ge=1, description="Sequences one engine decodes together")
     sandbox_tier: Literal["strict", "namespaces", "rlimits"] = Field(
@@ -72,3 +75,8 @@ class ExecutionConfig(StrictModel):
     lease_ttl_s: float = Field(default=30.0, gt=0, description="A lease without a heartbeat for this long is stale")
     judges: tuple[JudgeEndpoint, ...] = Field(default=(), description="Where the judges of `rewards` answer")
     project: str = Field(default="ringflow", pattern=r"^[a-z0-9-]+$", description="First path part in the store")
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Learners and engines are on the same GPUs."""
+        return self.device == "cuda" and self.placement != "disaggregated"

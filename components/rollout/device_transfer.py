@@ -12,11 +12,13 @@ from typing import Any
 class EngineClient:
     """vLLM's four-method control plane (VLLMWeightSyncClient) over our engine actors.
 
-    engines: Ray handles of components.cluster.worker.Worker around Engine. deadline_s: of every call.
+    engines: Ray handles of components.cluster.worker.Worker around Engine. deadline_s: of every call. names: which
+    engines these are.
     """
 
     def __init__(self, engines: Sequence[Any], deadline_s: float) -> None:
         self.engines, self.deadline_s = list(engines), deadline_s
+        self.names = tuple(engine._actor_id.hex() for engine in self.engines)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self._all("init_weight_transfer_engine", {"init_info": init_info})

@@ -17,13 +17,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from components.failures import BadInput, DeadlineExceeded, IntegrityError
 from components.model.wire import received
+from components.recipe.execution import ExecutionConfig
 from components.rollout.exchange import Layouts, verify
 from components.rollout.partial import PartialDecoder, check_fits, drawn_logprobs, sampling_arguments
 from components.rollout.routing import RoutingRecorder
@@ -44,6 +46,31 @@ ENVIRONMENT = {
 }
 
 
+@dataclass(frozen=True)
+class GpuSettings:
+    """memory: share of the GPU's memory that the engine may fill. transfer: backend of weight exchange
+    (components.training.device_transfer)."""
+
+    memory: float
+    transfer: Literal["ipc", "nccl"]
+
+    @classmethod
+    def of(cls, execution: ExecutionConfig) -> GpuSettings | None:
+        """None on CPUs."""
+        if execution.device != "cuda":
+            return None
+        shared = execution.shares_gpus
+        return cls(execution.engine_memory or (0.4 if shared else 0.9), "ipc" if shared else "nccl")
+
+    def arguments(self) -> dict[str, Any]:
+        """Of vllm.LLM."""
+        return {
+            "enable_sleep_mode": True,
+            "gpu_memory_utilization": self.memory,
+            "weight_transfer_config": {"backend": self.transfer},
+        }
+
+
 class Engine:
     """One vLLM engine.
 
@@ -55,6 +82,7 @@ class Engine:
         routing: samples come with the experts that were chosen for their tokens (Sample.experts). Without a prefix
             cache then, since cached tokens pass no router.
         tensor_parallel: workers that share every matrix, one GPU (or, on CPU, one process) each.
+        gpu: on GPUs.
 
     Raises:
         BadInput: routing of an engine of several workers, whose routers are in other processes.
@@ -68,6 +96,7 @@ class Engine:
         max_num_seqs: int,
         routing: bool = False,
         tensor_parallel: int = 1,
+        gpu: GpuSettings | None = None,
     ) -> None:
         if routing and tensor_parallel > 1:
             raise BadInput(
@@ -104,7 +133,7 @@ class Engine:
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
             enable_prefix_caching=not routing,
-            **({"enable_sleep_mode": True, "weight_transfer_config": {"backend": "nccl"}} if self._on_cuda() else {}),
+            **(gpu.arguments() if gpu is not None else {}),
             tensor_parallel_size=tensor_parallel,
             distributed_executor_backend="uni" if tensor_parallel == 1 else "mp",
             worker_extension_cls="components.rollout.worker_extension.EngineWorker",
@@ -148,12 +177,14 @@ class Engine:
         if method == "start_weight_update":
             self.version = self.checksum = None
             self._partial.pause()
+        if method == "init_weight_transfer_engine":  # learners that took the place of others
+            self._engine.collective_rpc("shutdown_weight_transfer_engine")
         self._engine.collective_rpc(method, kwargs=arguments)
 
     def admit_received(self, version: int) -> int:
         """Answers for weights that arrived through `transfer`."""
         self._forget_cached_keys()
-        self.version, self.checksum = version, f"nccl-{version}"
+        self.version, self.checksum = version, f"received-{version}"
         return version
 
     def _load(self, method: str, *arguments: Any) -> None:
@@ -228,8 +259,9 @@ class Engine:
         """Gives the key-value memory back; admits nothing until `wake`. Returns the bytes this process (on a GPU: its
         device) has less.
 
-        On a GPU vLLM's own sleep mode, level 2: weights go too, and come back with the next publication. On a CPU, for
-        which it has no sleep mode (CuMemAllocator is CUDA's), the storages of the cache tensors are freed.
+        On a GPU vLLM's own sleep mode, level 1: weights wait in the host's memory, since a step that is not learned from
+        publishes none. On a CPU, for which it has no sleep mode (CuMemAllocator is CUDA's), the storages of the cache
+        tensors are freed.
         """
         self._partial.pause()
         self._engine.reset_prefix_cache()
@@ -238,20 +270,25 @@ class Engine:
             return sum(self._engine.collective_rpc("free_cache"))
         import torch
 
-        before = torch.cuda.memory_allocated()
-        self.version = self.checksum = None
-        self._llm.sleep(level=2)
-        return max(before - torch.cuda.memory_allocated(), 0)
+        free, _ = torch.cuda.mem_get_info()
+        self._llm.sleep(level=1)
+        return max(torch.cuda.mem_get_info()[0] - free, 0)
 
-    def wake(self) -> None:
-        """Takes the memory back; the cache is empty."""
+    def wake(self, weights_only: bool = False) -> None:
+        """Takes the memory back; the cache is empty.
+
+        weights_only: on a GPU, the weights', so that new ones can be received; the cache's at the next `wake`.
+        """
         if not self._asleep:
             return
-        if self._on_cuda():
-            self._llm.wake_up()
-        else:
+        if not self._on_cuda():
             self._engine.collective_rpc("take_cache")
-        self._asleep = False
+        else:
+            self._llm.wake_up([part for part in ("weights", "kv_cache") if self._sleeps(part, weights_only)])
+        self._asleep = weights_only and self._on_cuda()
+
+    def _sleeps(self, part: str, weights_only: bool) -> bool:
+        return part in self._engine.model_executor.sleeping_tags and not (weights_only and part == "kv_cache")
 
     @staticmethod
     def _on_cuda() -> bool:

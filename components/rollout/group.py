@@ -16,6 +16,7 @@ import numpy as np
 import ray
 
 from components.cluster.connect import connect
+from components.cluster.devices import shared_devices
 from components.cluster.warm import warm
 from components.cluster.workers import WorkerGroup
 from components.failures import BadInput, IntegrityError
@@ -23,7 +24,7 @@ from components.model.wire import WeightShards
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.rollout.device_transfer import EngineClient
-from components.rollout.engine import ENVIRONMENT
+from components.rollout.engine import ENVIRONMENT, GpuSettings
 from components.rollout.exchange import Layouts, checksum, pack
 from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
 
@@ -55,7 +56,7 @@ def warm_engines(
 
     apart = execution.learners if execution.placement == "disaggregated" else None
     shape = (execution.engines, execution.engine_tensor_parallel, execution.threads)
-    layout = (execution.device, shape, execution.max_num_seqs, apart)
+    layout = (execution.device, shape, execution.max_num_seqs, apart, GpuSettings.of(execution))
     return warm(("engines", model, dtype, layout, routing, yarn_factor), start)
 
 
@@ -84,14 +85,19 @@ class EngineGroup:
         self.checksum: str | None = None
         self._last: tuple[int, str, Layouts, tuple[Any, ...]] | None = None
         count, width = execution.engines, execution.engine_tensor_parallel
+        gpu, devices = GpuSettings.of(execution), None
+        if execution.shares_gpus:
+            places = shared_devices(execution)
+            devices = [places[rank * width : (rank + 1) * width] for rank in range(count)]
         self.workers = WorkerGroup(
             "components.rollout.engine:Engine",
             count,
-            [(dict(config), dtype, max_model_len, execution.max_num_seqs, routing, width)] * count,
+            [(dict(config), dtype, max_model_len, execution.max_num_seqs, routing, width, gpu)] * count,
             gpus=width if execution.device == "cuda" else 0,
             env=ENVIRONMENT,
             threads=execution.threads if execution.device == "cpu" else 0,
             first_core=execution.learners * execution.threads if execution.placement == "disaggregated" else None,
+            devices=devices,
             deadline_s=execution.start_deadline_s,
             name="engine",
         )
@@ -123,7 +129,7 @@ class EngineGroup:
         answers = self.workers.call("admit_received", version, deadline_s=deadline_s)
         if set(answers) != {version}:
             raise IntegrityError(f"engines answer for {answers}, not for version {version}; refused")
-        self.version, self.checksum = version, f"nccl-{version}"
+        self.version, self.checksum = version, f"received-{version}"
         return self.checksum
 
     def resync(self, deadline_s: float | None = None) -> list[int]:
@@ -217,8 +223,9 @@ class EngineGroup:
         """Gives the engines' key-value memory back until `wake`; returns bytes released, over all engines."""
         return sum(self.workers.call("sleep", deadline_s=deadline_s or self.execution.step_deadline_s))
 
-    def wake(self, deadline_s: float | None = None) -> None:
-        self.workers.call("wake", deadline_s=deadline_s or self.execution.step_deadline_s)
+    def wake(self, weights_only: bool = False, deadline_s: float | None = None) -> None:
+        """Takes it back. weights_only: see Engine.wake."""
+        self.workers.call("wake", weights_only, deadline_s=deadline_s or self.execution.step_deadline_s)
 
     def alive(self) -> bool:
         return self.workers.alive()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -69,6 +69,23 @@ class TurnTaking:
                 log.info("%s take over, %s gave %.1f MiB back", side, other, released / 2**20)
             yield self._groups[side]
 
+    @contextmanager
+    def exchange(self) -> Iterator[Any]:
+        """The engines, awake but for their caches, beside the learners, who send from where their weights are; then the
+        engines have the turn."""
+        with self._lock:
+            self._groups["learners"].onload()
+            began = perf_counter()
+            self._groups["engines"].wake(weights_only=True)
+            woken = perf_counter() - began
+            yield self._groups["engines"]
+            began = perf_counter()
+            released = self._groups["learners"].offload()
+            self._groups["engines"].wake()
+            self._side = "engines"
+            self.turns.released["learners"].append(released)
+            self.turns.seconds += woken + perf_counter() - began
+
     def close(self) -> None:
         """Wakes both, for whoever uses the groups next."""
         with self._lock:
@@ -78,7 +95,7 @@ class TurnTaking:
 
 
 class _Door:
-    """A group whose every method first takes the turn."""
+    """A group whose every method first takes the turn. Only engines are published to."""
 
     def __init__(self, turns: TurnTaking, side: Side) -> None:
         self._turns, self._side = turns, side
@@ -86,6 +103,12 @@ class _Door:
     def stream(self, *args: Any, **options: Any) -> Iterator[Any]:
         with self._turns.turn(self._side) as group:
             yield from group.stream(*args, **options)
+
+    def publish(self, version: int, weights: Any) -> str:
+        """EngineGroup.publish; weights that were not moved yet need both sides (exchange)."""
+        in_hand = isinstance(weights, Mapping)
+        with self._turns.turn(self._side) if in_hand else self._turns.exchange() as engines:
+            return engines.publish(version, weights)
 
     def __getattr__(self, name: str) -> Any:
         def call(*args: Any, **options: Any) -> Any:

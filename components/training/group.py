@@ -81,6 +81,7 @@ class LearnerGroup:
 
             self._local = Learner(0, 1, model, execution, seed)
             return
+        from components.cluster.devices import shared_devices
         from components.cluster.workers import WorkerGroup
 
         self._workers = WorkerGroup(
@@ -90,6 +91,7 @@ class LearnerGroup:
             gpus=1 if execution.device == "cuda" else 0,
             threads=execution.threads if execution.device == "cpu" else 0,
             first_core=0 if execution.placement == "disaggregated" else None,
+            devices=[[device] for device in shared_devices(execution)] if execution.shares_gpus else None,
             deadline_s=execution.start_deadline_s,
             name="learner",
         )

@@ -123,11 +123,13 @@ class LearnerState:
     def send(self, address: str, port: int, engine_workers: int, client: Any) -> None:
         """Sends the weights to engines on GPUs (components.training.device_transfer); a collective of all learners.
 
-        address, port: for the first call, where the sender and the engines meet.
+        address, port: for the first call with these engines, where the sender and they meet.
         """
-        if self._sender is None:
-            self._sender = open_sender(self._built(), self.rank, address, port, engine_workers, client)
-        self._sender.send_weights()
+        if self._sender is None or self._sender[0] != client.names:
+            backend = "ipc" if self.execution.shares_gpus else "nccl"
+            sender = open_sender(backend, self._built(), self.rank, address, port, engine_workers, client)
+            self._sender = (client.names, sender)
+        self._sender[1].send_weights()
 
     def write_hf(self, directory: str | Path, tokenizer: str, dtype: str = "float32") -> None:
         """Writes a Hugging Face directory: one rank of an undivided model, all ranks of a divided one together.
