@@ -1,4 +1,4 @@
-"""The whole model as a stream of HF tensors, one at a time, on the first rank or on all: what engines on GPUs are fed from.
+"""The whole model as a stream of HF tensors, one at a time, on the first rank or on all: what feeds engines on GPUs.
 
 A collective of all ranks: every tensor's blocks are sent by the ranks that own them (components.model.shards) in the
 order of `tensor_shapes`, so a rank holds its own part and one whole tensor more, never the model.
@@ -19,7 +19,7 @@ Origin = tuple[int, tuple[int, ...], tuple[int, ...]]
 
 
 class WholeTensors:
-    """Iterates (name, tensor) on rank 0, or `everywhere`, and (name, None) elsewhere; `for` may be used again and again.
+    """Iterates (name, tensor) on rank 0, or `everywhere`, and (name, None) elsewhere; as often as wanted.
 
     The owners are agreed on once, when it is made: also a collective.
     """

@@ -259,9 +259,9 @@ class Engine:
         """Gives the key-value memory back; admits nothing until `wake`. Returns the bytes this process (on a GPU: its
         device) has less.
 
-        On a GPU vLLM's own sleep mode, level 1: weights wait in the host's memory, since a step that is not learned from
-        publishes none. On a CPU, for which it has no sleep mode (CuMemAllocator is CUDA's), the storages of the cache
-        tensors are freed.
+        On a GPU vLLM's own sleep mode, level 1: weights wait in the host's memory, since a step that is not learned
+        from publishes none. On a CPU, for which it has no sleep mode (CuMemAllocator is CUDA's), the storages of the
+        cache tensors are freed.
         """
         self._partial.pause()
         self._engine.reset_prefix_cache()

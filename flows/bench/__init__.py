@@ -34,11 +34,27 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Check:
+    """A number that must not exceed another. found: NaN for a check that could not be made; why: what stopped it."""
+
+    found: float
+    allowed: float
+    unit: str = ""
+    why: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.found <= self.allowed
+
+
+@dataclass(frozen=True)
 class Bench:
-    """What a benchmark returns; setup: everything a reader needs to judge the figures."""
+    """What a benchmark returns; setup: everything a reader needs to judge the figures. checks: of those that have some,
+    by what is checked."""
 
     figures: Mapping[str, Figure]
     setup: Mapping[str, Any] = field(default_factory=dict)
+    checks: Mapping[str, Check] = field(default_factory=dict)
 
 
 def names() -> list[str]:
@@ -70,7 +86,7 @@ def options(name: str, given: Sequence[str]) -> dict[str, Any]:
 
 
 def measure(name: str, **options: Any) -> dict[str, Any]:
-    """Runs a benchmark: {bench, figures: {name: {value, unit, low, high}}, setup, commit}.
+    """Runs a benchmark: {bench, figures: {name: {value, unit, low, high}}, checks, setup, commit}.
 
     options: arguments of its `run`; those that are None are left out.
     Raises:
@@ -87,6 +103,7 @@ def measure(name: str, **options: Any) -> dict[str, Any]:
         "bench": name,
         "figures": {key: asdict(figure) for key, figure in bench.figures.items()},
         "setup": {**machine, **bench.setup},
+        "checks": {key: asdict(check) | {"passed": check.passed} for key, check in bench.checks.items()},
         "commit": _commit(),
     }
 

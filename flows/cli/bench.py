@@ -40,5 +40,21 @@ def register(app: typer.Typer) -> None:
             for key, f in measured["figures"].items()
         ]
         print_table([name, "median", "range", "unit"], rows, right=["median"])
+        checks = measured["checks"]
+        if checks:
+            print()
+            rows = [
+                [
+                    key,
+                    f"{c['found']:.3g} {c['unit']}",
+                    f"{c['allowed']:.3g}",
+                    "ok" if c["passed"] else "FAILED",
+                    c["why"],
+                ]
+                for key, c in checks.items()
+            ]
+            print_table(["check", "found", "allowed", "", ""], rows, right=["found", "allowed"])
         print()
         print_pairs(measured["setup"] | {"commit": measured["commit"]})
+        if not all(check["passed"] for check in checks.values()):
+            raise typer.Exit(1)
