@@ -37,6 +37,11 @@ class ExecutionConfig(StrictModel):
     context_parallel: int = Field(default=1, ge=1, description="Learners that share the tokens of one micro-batch")
     pipeline_parallel: int = Field(default=1, ge=1, description="Learners that share the layers")
     expert_parallel: int = Field(default=1, ge=1, description="Learners of one stage that share the experts")
+    distributed_optimiser: bool = Field(
+        default=False,
+        description="Learners with the same parameters each keep a part of their moments (and of the float32 copies of "
+        "weights that are not float32), and step that",
+    )
     learner_dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="Of weights, activations and products in training; bfloat16 keeps a float32 copy of the weights, "

@@ -2,14 +2,15 @@
 
 Every rank writes the blocks it owns (components.model.shards) of the weights and of both optimiser moments, float32,
 under HF names into one safetensors file, with a small index beside it. Under another layout every rank reads the blocks
-that overlap its own, and nothing else: no rank ever holds more than its part. Under the same layout, and under any that
-only moves blocks between ranks, the state is restored bit for bit.
+that overlap its own, and nothing else: no rank ever holds more than its part. A distributed optimiser's stretch is a
+few more blocks of the same kind, so divided and undivided moments are read from each other. Under the same layout, and
+under any that only moves blocks between ranks, the state is restored bit for bit.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def save(
     tensors: dict[str, Tensor] = {}
     index: dict[str, dict[str, Any]] = {}
     for moment in MOMENTS:
-        for piece in owned(_pieces(model, optimiser, head, moment)):
+        for piece in _held(optimiser, moment, owned(_outlines(model, optimiser, head, moment))):
             key = f"{moment}/{piece.name}/{','.join(map(str, piece.starts))}"
             tensors[key] = piece.read().float().cpu().contiguous()
             index[key] = {"moment": moment, "name": piece.name, "shape": piece.shape, "starts": piece.starts}
@@ -64,8 +65,9 @@ def read_state(directory: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def load(directory: Path, model: LingModel, optimiser: FlatAdamW, head: Tensor | None) -> None:
-    """Fills this rank's weights and moments.
+def load(directory: Path, model: LingModel, optimiser: FlatAdamW, head: Tensor | None) -> dict[str, int]:
+    """Fills this rank's weights and moments; a collective where a distributed optimiser has other than float32 weights.
+    Returns how many values it read of each.
 
     Raises:
         BadInput: a block is missing.
@@ -84,8 +86,9 @@ def load(directory: Path, model: LingModel, optimiser: FlatAdamW, head: Tensor |
             files[path] = safe_open(str(path), framework="pt")
         return files[path].get_slice(key)
 
+    read = dict.fromkeys(MOMENTS, 0)
     for moment in MOMENTS:
-        for piece in _pieces(model, optimiser, head, moment):
+        for piece in _held(optimiser, moment, _outlines(model, optimiser, head, moment)):
             wanted = torch.empty(piece.sizes)
             filled = 0
             for path, key, starts in blocks.get((moment, piece.name), ()):
@@ -102,22 +105,39 @@ def load(directory: Path, model: LingModel, optimiser: FlatAdamW, head: Tensor |
                     remedy="The resume point is damaged: start the stage afresh with --force STAGE",
                 )
             piece.write_block(wanted)
+            read[moment] += filled
     optimiser.write_back()
+    return read
 
 
-def _pieces(model: LingModel, optimiser: FlatAdamW, head: Tensor | None, moment: str) -> Iterator[Piece]:
-    """The blocks of one moment; what is not optimised (router bias, LM head beside a reward head) is among weights."""
+def _outlines(model: LingModel, optimiser: FlatAdamW, head: Tensor | None, moment: str) -> Iterator[Piece]:
+    """The blocks of one moment; what is not optimised (router bias, LM head beside a reward head) is among weights.
+
+    Of what a distributed optimiser divides, the blocks of which this rank may have a part: their views hold nothing.
+    """
 
     def values(tensor: Tensor) -> Tensor | None:
         kept = optimiser.view(moment, tensor)
         return tensor.detach() if kept is None and moment == "master" else kept
 
-    yield from pieces(model, model.spec, values)
-    if head is not None and model.post_process:
-        whole = next(iter(pieces(model, model.spec, _only(model.decoder.final_layernorm.weight))))
-        shape = tuple(head.shape)
-        view = optimiser.view(moment, head)
-        yield replace(whole, name=REWARD_HEAD, shape=shape, starts=(0,) * len(shape), sizes=shape, view=view)
+    def whole() -> Iterator[Piece]:
+        yield from pieces(model, model.spec, values)
+        if head is not None and model.post_process:
+            norm = next(iter(pieces(model, model.spec, _only(model.decoder.final_layernorm.weight))))
+            shape = tuple(head.shape)
+            view = optimiser.view(moment, head)
+            yield replace(norm, name=REWARD_HEAD, shape=shape, starts=(0,) * len(shape), sizes=shape, view=view)
+
+    return (optimiser.outlined(piece) if piece.view.is_meta else piece for piece in whole())
+
+
+def _held(optimiser: FlatAdamW, moment: str, outlines: Iterable[Piece]) -> Iterator[Piece]:
+    """Of each block what this rank has."""
+    for piece in outlines:
+        if piece.view.is_meta:
+            yield from optimiser.own_blocks(moment, piece)
+        else:
+            yield piece
 
 
 def _only(chosen: Tensor) -> Values:

@@ -34,7 +34,7 @@ LEARNER = "components.training.learner:Learner"
 
 def learner_key(model: ModelConfig, execution: ExecutionConfig) -> Hashable:
     """What decides whether running learners fit a stage: never the weights they hold."""
-    layout = (Layout.of(execution), execution.threads, execution.placement)
+    layout = (Layout.of(execution), execution.distributed_optimiser, execution.threads, execution.placement)
     method = (execution.learner_dtype, execution.micro_batch_tokens, execution.recompute, execution.logit_rows)
     return ("learner", model.model_dump_json(), execution.device, layout, method)
 

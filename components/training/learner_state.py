@@ -56,7 +56,7 @@ class LearnerState:
             torch.set_num_threads(execution.threads)
         self.spec: LingSpec = spec_for(model)
         layout.check(self.spec)
-        self.ranks = Ranks(layout, rank, self.device)
+        self.ranks = Ranks(layout, rank, self.device, execution.distributed_optimiser)
         torch.manual_seed(seed)
         self.model = None
         self.optimiser: FlatAdamW | None = None
@@ -167,7 +167,7 @@ class LearnerState:
             trained += [self.reward.head] if model.post_process else []
         else:
             trained = list(model.parameters())
-        self.optimiser = FlatAdamW(trained, optimiser, total_steps, self.ranks.kind)
+        self.optimiser = FlatAdamW(trained, optimiser, total_steps, self.ranks.kind, self.ranks.share)
         for router in routers(model):
             router.local_tokens_per_expert.zero_()
 
