@@ -120,6 +120,7 @@ def _layout_rows(made: list[tuple[Plan, Plan | None]]) -> list[list[str]]:
     return [
         ["placement", *(p.placement for p in plans)],
         ["learners", *(_learners(p.layout) for p in plans)],
+        ["moments", *("divided" if p.method.distributed else "whole" for p in plans)],
         ["engines", *(_engines(p) for p in plans)],
         ["fits", *("yes" if p.fits else f"no: {'; '.join(p.misfits)}" for p in plans)],
         ["nearest that fits", *(_nearest(here, fitting) for here, fitting in made)],

@@ -26,7 +26,7 @@ class Method:
     master: moments and, where weights are not float32, their float32 copy; divided over data parallel ranks when
     `distributed`. recompute: whole layers, so that only their inputs are kept. head_rows: positions whose logits exist
     together; None for all of a micro-batch. engine_tensor, engine_pipeline: the most devices that an engine's matrices
-    and its layers are divided over.
+    and its layers are divided over. nodes_store: every node sends its own part of a checkpoint to the store.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Method:
     head_rows: int | None
     engine_tensor: int
     engine_pipeline: int
+    nodes_store: bool
 
     @property
     def width(self) -> int:
@@ -46,11 +47,11 @@ class Method:
         return 4 if self.dtype == "float32" else 2
 
 
-# What components.training does: float32 weights that are the master copy, whole moments, no recompute; an engine's GPUs
-# are those of one node (components.rollout.group).
-TODAY = Method("today", "float32", 4, 4, 8, False, False, None, 8, 1)
+# What components.training does: float32 weights that are the master copy, no recompute; moments are whole unless
+# execution.distributed_optimiser divides them; an engine's GPUs are those of one node (components.rollout.group).
+TODAY = Method("today", "float32", 4, 4, 8, False, False, None, 8, 1, False)
 # What megatron-core on GPUs can do and ringflow does not yet: docs/scale.md lists the work.
-EXTENDED = Method("extended", "bfloat16", 2, 4, 12, True, True, 4096, 8, 16)
+EXTENDED = Method("extended", "bfloat16", 2, 4, 12, True, True, 4096, 8, 16, True)
 METHODS = {method.name: method for method in (TODAY, EXTENDED)}
 
 

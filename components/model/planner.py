@@ -152,7 +152,9 @@ class Plan:
 
 
 def plan(recipe: Recipe, cluster: Cluster, method: Method, mean_length: float = MEAN_LENGTH) -> Plan:
-    """The fastest plan that fits, or the one that misses by least."""
+    """The fastest plan that fits, or the one that misses by least. Its method divides moments also where only the
+    recipe's execution says so."""
+    method = replace(method, distributed=method.distributed or recipe.execution.distributed_optimiser)
     spec, loads = spec_for(recipe.model), loads_of(recipe, mean_length)
     made = list(_plans(recipe, spec, loads, cluster, method))
     fitting = [candidate for candidate in made if candidate.fits]

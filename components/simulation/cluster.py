@@ -65,8 +65,8 @@ class _Made:
         self.devices = plan.cluster.devices
         self.answered: dict[tuple[int, int], float] = {}
         nodes = max(1, self.devices // plan.cluster.accelerator.per_node)
-        # Today one host sends what all ranks wrote to the store; with distributed checkpoints every node sends its own.
-        self.writing = assumed.storage * (nodes if plan.method.distributed else 1)
+        # Today one host sends to the store what all ranks wrote.
+        self.writing = assumed.storage * (nodes if plan.method.nodes_store else 1)
         self.reading = assumed.storage * nodes
         self.start_s = assumed.start_s + plan.checkpoint_bytes / self.reading
 

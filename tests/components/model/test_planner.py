@@ -44,6 +44,20 @@ def test_a_recipe_without_rl_has_a_plan_whose_engines_evaluate() -> None:
         loads_of(tuned.model_copy(update={"sft": tuned.sft.model_copy(update={"steps": None})}))
 
 
+def test_the_recipe_says_whether_todays_moments_are_divided() -> None:
+    assert recipe("ring-mini-2.0").execution.distributed_optimiser
+    assert not recipe("nano").execution.distributed_optimiser
+    divided = plan(recipe("ring-mini-2.0"), H100, TODAY)
+    whole = plan(recipe("ring-mini-2.0", "execution.distributed_optimiser=false"), H100, TODAY)
+    assert (divided.method.distributed, whole.method.distributed) == (True, False)
+    for made in (divided, whole):
+        fullest = [learner_memory(MINI, made.layout, made.method, s, 65_536, 8) for s in range(made.layout.pipeline)]
+        assert made.learner.moments in [memory.moments for memory in fullest]
+    assert divided.learner.moments < whole.learner.moments
+    assert divided.seconds <= whole.seconds
+    assert plan(recipe("nano"), parse_cluster("2xH100"), EXTENDED).method.distributed
+
+
 @pytest.mark.parametrize("method", [TODAY, EXTENDED], ids=lambda method: method.name)
 def test_a_plan_that_fits_is_a_layout_the_learner_accepts_in_the_memory_it_says(method) -> None:
     made = plan(recipe("ring-mini-2.0"), H100, method)
@@ -52,7 +66,7 @@ def test_a_plan_that_fits_is_a_layout_the_learner_accepts_in_the_memory_it_says(
     assert not made.misfits
     assert made.engines * made.engine_layout.devices <= 64
     for stage in range(made.layout.pipeline):
-        need = learner_memory(MINI, made.layout, method, stage, 65_536, 8)
+        need = learner_memory(MINI, made.layout, made.method, stage, 65_536, 8)
         assert need.total <= made.learner.total * 1.001 <= 80e9
     assert made.seconds == sum(time.step * time.load.steps for time in made.times)
 
