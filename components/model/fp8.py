@@ -7,7 +7,6 @@ the router are not stored so: they are small, and routing is what low precision 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -15,10 +14,10 @@ from torch import Tensor
 
 from components.failures import BadInput
 from components.model.hf_config import FP8_BLOCK as BLOCK
+from components.model.hf_config import PROJECTION
 
 SCALE = "_scale_inv"
 LARGEST = torch.finfo(torch.float8_e4m3fn).max  # 448
-_PROJECTION = re.compile(r"\.(query_key_value|attention\.dense|gate_proj|up_proj|down_proj)\.weight$")
 
 
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +37,7 @@ def dequantise(stored: Tensor, factors: Tensor) -> Tensor:
 def quantised(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """HF tensors with every projection as FP8 and its factors after it."""
     for name, tensor in tensors:
-        if not _PROJECTION.search(name):
+        if not PROJECTION.search(name):
             yield name, tensor
             continue
         stored, factors = quantise(tensor)

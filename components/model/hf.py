@@ -8,8 +8,9 @@ cut it. Names are those of FACTS and of inclusionAI's checkpoints.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,17 @@ import torch
 from torch import Tensor
 
 from components.failures import BadInput
-from components.model import fp8
+from components.model import fp8, int4
 from components.model.hf_config import (
     CONFIGURATION_FILE,
     CONFIGURATION_SOURCE,
     FP8,
-    FP8_REST,
+    INT4,
+    INT4_DENSE,
+    QUANTISED,
+    REST,
     config_json,
-    is_fp8,
+    quantisation,
     spec_from_config,
 )
 from components.model.shards import Piece, assemble, joined, pieces, tensor_shapes
@@ -36,6 +40,18 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 5 * 1024**3
 INDEX = "model.safetensors.index.json"
+
+Tensors = Iterable[tuple[str, Tensor]]
+_QUANTISERS: Mapping[str, Callable[[Tensors], Tensors]] = {
+    FP8: fp8.quantised,
+    INT4: int4.quantised,
+    INT4_DENSE: partial(int4.quantised, experts=False),
+}
+_DEQUANTISERS: Mapping[str, Callable[[Tensors, str], Iterator[tuple[str, Tensor]]]] = {
+    FP8: fp8.dequantised,
+    INT4: int4.dequantised,
+    INT4_DENSE: int4.dequantised,
+}
 
 
 def hf_state(model: LingModel, spec: LingSpec) -> Iterator[tuple[str, Tensor]]:
@@ -90,12 +106,13 @@ def write_hf_directory(
 ) -> None:
     """Writes a directory that transformers and vLLM load: config, safetensors shards, tokenizer, template, generation.
 
-    dtype: `float32`, `bfloat16` or `fp8` (projections in blocks, the rest bfloat16; components.model.fp8). The router
-    weight and expert bias stay float32 whatever it is, as inclusionAI's releases keep them.
+    dtype: `float32`, `bfloat16`, or one of QUANTISED: `fp8` (components.model.fp8), `int4` and `int4-dense`
+    (components.model.int4), whose other tensors are bfloat16. The router weight and expert bias stay float32 whatever
+    it is, as inclusionAI's releases keep them.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    if dtype == FP8:
-        tensors = fp8.quantised(tensors)
+    if dtype in _QUANTISERS:
+        tensors = _QUANTISERS[dtype](tensors)
     shards = _write_shards(directory, tensors, dtype, shard_bytes, rank=0)
     _name_shards(directory, shards, mine=shards)
     _describe(directory, spec, shards, tokenizer, dtype)
@@ -190,11 +207,11 @@ def _write_shards(
 
 
 def _stored_as(name: str, tensor: Tensor, dtype: str) -> torch.dtype:
-    if tensor.dtype == torch.float8_e4m3fn:
+    if tensor.dtype in (torch.float8_e4m3fn, torch.int32, torch.int64):  # what a quantiser made
         return tensor.dtype
     if ".mlp.gate." in name or name.endswith(fp8.SCALE):
         return torch.float32
-    return getattr(torch, FP8_REST if dtype == FP8 else dtype)
+    return getattr(torch, REST if dtype in QUANTISED else dtype)
 
 
 def _final_name(index: int, count: int) -> str:
@@ -230,7 +247,8 @@ def _describe(directory: Path, spec: LingSpec, shards: list[Shard], tokenizer: A
 
 
 def read_hf_directory(directory: Path) -> tuple[LingSpec, Iterator[tuple[str, Tensor]]]:
-    """(architecture, tensors) of a BailingMoeV2 directory; tensors are read one at a time, any dtype, FP8 as float32.
+    """(architecture, tensors) of a BailingMoeV2 directory; tensors are read one at a time, any dtype, what is
+    quantised as float32.
 
     Raises:
         BadInput: config.json is missing, of another model or another quantisation; a shard is missing, damaged or lacks
@@ -238,7 +256,7 @@ def read_hf_directory(directory: Path) -> tuple[LingSpec, Iterator[tuple[str, Te
     """
     directory = Path(directory)
     spec = spec_from_config(directory / "config.json")
-    in_fp8 = is_fp8(directory / "config.json")
+    quantised = quantisation(directory / "config.json")
     index = directory / INDEX
     if index.is_file():
         try:
@@ -254,7 +272,7 @@ def read_hf_directory(directory: Path) -> tuple[LingSpec, Iterator[tuple[str, Te
         if not (directory / name).is_file():
             raise BadInput("the shard is listed in the index but absent", where=str(directory / name))
     tensors = _read_shards(directory, files, spec)
-    return spec, fp8.dequantised(tensors, str(directory)) if in_fp8 else tensors
+    return spec, tensors if quantised is None else _DEQUANTISERS[quantised](tensors, str(directory))
 
 
 def _read_shards(directory: Path, files: list[str], spec: LingSpec) -> Iterator[tuple[str, Tensor]]:

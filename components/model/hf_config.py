@@ -9,6 +9,7 @@ transformers has no such model type: `register()` adds one in process, and a dir
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ from components.model.spec import LingSpec, YarnScaling
 MODEL_TYPE = "bailing_moe"
 ARCHITECTURE = "BailingMoeV2ForCausalLM"
 CONFIGURATION_FILE = "configuration_bailing_moe_v2.py"
-# Projections in FP8 blocks of 128 x 128 (components.model.fp8); what is not is stored in the second dtype.
-FP8, FP8_REST, FP8_BLOCK = "fp8", "bfloat16", 128
+# Projections in FP8 blocks of 128 x 128 (components.model.fp8), or in 4 bits with a factor per 32 inputs
+# (components.model.int4), the second time without those of routed experts. What is not is stored in REST.
+FP8, INT4, INT4_DENSE = QUANTISED = ("fp8", "int4", "int4-dense")
+REST, FP8_BLOCK, INT4_GROUP = "bfloat16", 128, 32
+PROJECTION = re.compile(r"\.(query_key_value|attention\.dense|gate_proj|up_proj|down_proj)\.weight$")
+ROUTED_EXPERT = re.compile(r"\.mlp\.experts\.")
 CONFIGURATION_SOURCE = '''"""Configuration class of BailingMoeV2: every key of config.json becomes an attribute."""
 
 from transformers import PretrainedConfig
@@ -61,12 +66,40 @@ _SAME_NAME = (
     "initializer_range",
 )
 
+_INT4 = {
+    "quant_method": "compressed-tensors",
+    "quantization_status": "compressed",
+    "format": "pack-quantized",
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "format": "pack-quantized",
+            "weights": {
+                "num_bits": 4,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "group",
+                "group_size": INT4_GROUP,
+                "dynamic": False,
+                "actorder": None,
+            },
+            "input_activations": None,
+            "output_activations": None,
+        }
+    },
+    # vLLM asks for modules as config.json's architecture names them; its router is never quantised, others' might be.
+    "ignore": ["lm_head", r"re:.*\.mlp\.gate$"],
+}
 _QUANTISATION = {
-    "quant_method": "fp8",
-    "fmt": "e4m3",
-    "activation_scheme": "dynamic",
-    "weight_block_size": [FP8_BLOCK, FP8_BLOCK],
-    "modules_to_not_convert": ["lm_head"],
+    FP8: {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [FP8_BLOCK, FP8_BLOCK],
+        "modules_to_not_convert": ["lm_head"],
+    },
+    INT4: _INT4,
+    INT4_DENSE: _INT4 | {"ignore": [*_INT4["ignore"], r"re:.*\.mlp\.experts\..*"]},
 }
 
 
@@ -83,7 +116,7 @@ def register() -> None:
 
 
 def config_json(spec: LingSpec, tokenizer: Any, dtype: str) -> dict[str, Any]:
-    """The content of config.json. dtype: `float32`, `bfloat16` or `fp8`."""
+    """The content of config.json. dtype: `float32`, `bfloat16` or one of QUANTISED."""
     rope = {
         "rope_type": "default",
         "rope_theta": spec.rope_theta,
@@ -95,8 +128,8 @@ def config_json(spec: LingSpec, tokenizer: Any, dtype: str) -> dict[str, Any]:
             "factor": spec.yarn.factor,
             "original_max_position_embeddings": spec.yarn.original_max_position,
         }
-    quantised = dtype == FP8
-    dtype = FP8_REST if quantised else dtype
+    quantisation = _QUANTISATION.get(dtype)
+    dtype = dtype if quantisation is None else REST
     return {
         "architectures": [ARCHITECTURE],
         "model_type": MODEL_TYPE,
@@ -120,7 +153,7 @@ def config_json(spec: LingSpec, tokenizer: Any, dtype: str) -> dict[str, Any]:
         "eos_token_id": tokenizer.eos_token_id,
         "dtype": dtype,
         "torch_dtype": dtype,
-        **({"quantization_config": _QUANTISATION} if quantised else {}),
+        **({} if quantisation is None else {"quantization_config": quantisation}),
     }
 
 
@@ -170,15 +203,36 @@ def spec_from_config(path: Path) -> LingSpec:
         raise BadInput(first["msg"], where=f"{where}: {field}") from error
 
 
-def is_fp8(path: Path) -> bool:
-    """Whether a config.json describes FP8 weights in blocks. Raises BadInput for any other quantisation."""
+def quantisation(path: Path) -> str | None:
+    """Which of QUANTISED a config.json describes; None for plain weights. Raises BadInput for any other."""
     found = json.loads(path.read_text()).get("quantization_config")
     if not found:
-        return False
+        return None
     if found.get("quant_method") == "fp8" and list(found.get("weight_block_size") or ()) == [FP8_BLOCK, FP8_BLOCK]:
-        return True
+        return FP8
+    if found.get("quant_method") == "compressed-tensors" and all(map(_is_int4, found["config_groups"].values())):
+        kept = any(re.search(r"(?<!shared_)experts", name) for name in found.get("ignore") or ())
+        return INT4_DENSE if kept else INT4
     raise BadInput(
         f"the weights are quantised by {found.get('quant_method')} with blocks of {found.get('weight_block_size')}",
         where=f"{path}: quantization_config",
-        remedy=f"Name a BF16 or float32 checkpoint, or one in FP8 with blocks of {FP8_BLOCK} x {FP8_BLOCK}",
+        remedy=f"Name a BF16 or float32 checkpoint, one in FP8 with blocks of {FP8_BLOCK} x {FP8_BLOCK}, or one in "
+        "symmetric int4 packed by compressed-tensors",
     )
+
+
+def _is_int4(group: dict[str, Any]) -> bool:
+    weights = group.get("weights") or {}
+    expected = {"num_bits": 4, "type": "int", "symmetric": True}
+    return (
+        all(weights.get(name) == value for name, value in expected.items())
+        and weights.get("strategy") in ("group", "channel")
+        and not (group.get("input_activations") or weights.get("actorder"))
+    )
+
+
+def has_quantised_experts(path: Path) -> bool:
+    """Whether routed experts, of a model that has some, are among what a config.json says is quantised."""
+    config = json.loads(path.read_text())
+    sparse = config.get("first_k_dense_replace", 0) < config.get("num_hidden_layers", 0)
+    return sparse and quantisation(path) in (FP8, INT4)

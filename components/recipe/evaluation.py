@@ -129,8 +129,10 @@ class ReleaseConfig(StrictModel):
     model_name: str = Field(
         default="", pattern=r"^[A-Za-z0-9._-]*$", description="Registered model in MLflow; the recipe's name when empty"
     )
-    dtype: Literal["bfloat16", "float32", "fp8"] = Field(
-        default="float32", description="Of the released weights; fp8: projections in blocks, the rest bfloat16"
+    dtype: Literal["bfloat16", "float32", "fp8", "int4", "int4-dense"] = Field(
+        default="float32",
+        description="Of the released weights; fp8, int4: of projections, the rest bfloat16; int4-dense: routed experts "
+        "bfloat16 too",
     )
     parity_tolerance: float = Field(
         default=1e-5, gt=0, description="|log-prob difference|, trainer to vLLM, of 99 % of tokens"

@@ -11,9 +11,16 @@ from typing import Any
 
 from components.evaluation.table import caption, markdown_table
 from components.evaluation.types import Evaluation
-from components.model.hf_config import FP8, FP8_REST
+from components.model.hf_config import FP8, INT4, INT4_DENSE, INT4_GROUP, QUANTISED, REST
 from components.release.export import Exported
 from components.release.parity import Parity
+
+_PACKED = f"int4 (compressed-tensors pack-quantized, a bfloat16 factor for every {INT4_GROUP} inputs; "
+STORED = {
+    FP8: "FP8 (e4m3, blocks of 128 x 128; all but projections apart)",
+    INT4: f"{_PACKED}all but projections apart)",
+    INT4_DENSE: f"{_PACKED}all but projections, and the routed experts' projections, apart in bfloat16)",
+}
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,13 @@ def render_card(facts: CardFacts) -> str:
     counts = facts.decontamination.get("counts", {})
     splits = {name: row for name, row in counts.items() if isinstance(row, Mapping) and "kept" in row}
     final = list(facts.evaluations.values())[-1]
-    in_fp8 = facts.exported.dtype == FP8
+    dtype = facts.exported.dtype
     return environment.from_string(CARD).render(
         facts=facts,
         weights=facts.exported,
-        compute=FP8_REST if in_fp8 else facts.exported.dtype,
-        stored="FP8 (e4m3, blocks of 128 x 128; all but projections apart)" if in_fp8 else facts.exported.dtype,
+        compute=REST if dtype in QUANTISED else dtype,
+        stored=STORED.get(dtype, dtype),
+        needs_gpu=dtype == INT4,
         parity=facts.parity,
         total=facts.exported.parameters[0],
         active=facts.exported.parameters[1],
@@ -126,7 +134,9 @@ ringflow chat {{ reference }}
 
 With a plain vLLM: `vllm serve DIRECTORY --trust-remote-code --reasoning-parser qwen3 --dtype {{ compute }}`.
 The only code in the directory is the class that reads config.json; without `--dtype`, vLLM runs float32 weights in
-bfloat16. The model thinks between `<think>` and `</think>` before it answers; switch that off with
+bfloat16. {% if needs_gpu %}vLLM computes 4-bit experts of this architecture on GPUs alone (`--device cuda`); what
+`ringflow export {{ reference }} --dtype int4-dense --out DIR` writes runs on CPUs too. {% endif %}
+The model thinks between `<think>` and `</think>` before it answers; switch that off with
 `chat_template_kwargs: {"enable_thinking": false}`.
 
 {{ architecture }}

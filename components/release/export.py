@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from components.failures import BadInput
 from components.model.hf import SHARD_BYTES, read_hf_directory, tensor_shapes, write_hf_directory
-from components.model.hf_config import FP8, is_fp8
+from components.model.hf_config import FP8, QUANTISED, has_quantised_experts, quantisation
 from components.model.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from components.model.spec import LingSpec
 
 
-DTYPES = ("float32", "bfloat16", FP8)
+DTYPES = ("float32", "bfloat16", *QUANTISED)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def export(source: Path, target: Path, name: str, dtype: str = "float32", shard_
         source: Hugging Face directory of a checkpoint.
         target: directory to write; must be absent or empty.
         name: of the released model; clients of `ringflow serve` ask for it.
-        dtype: `float32`, `bfloat16` or `fp8` (blocks of 128 x 128, the rest bfloat16).
+        dtype: one of DTYPES; see components.model.hf.write_hf_directory.
 
     Raises:
         BadInput: `source` is incomplete or of another architecture, `target` holds something, or no such dtype.
@@ -70,10 +70,12 @@ def export(source: Path, target: Path, name: str, dtype: str = "float32", shard_
 def loadable(directory: Path, device: str, scratch: Path) -> Path:
     """A directory with the same weights that vLLM loads on `device`.
 
-    vLLM's FP8 kernels for CPUs need AMX and shapes of whole blocks: there it is a float32 copy below `scratch`, whose
-    weights are those that an engine on a GPU multiplies, without the rounding of activations such an engine adds.
+    vLLM's FP8 kernels for CPUs need AMX and shapes of whole blocks, and it has none for 4-bit experts: there it is a
+    float32 copy below `scratch`, whose weights are those that an engine on a GPU multiplies, without the rounding of
+    activations that such an engine adds.
     """
-    if device != "cpu" or not is_fp8(directory / "config.json"):
+    config = directory / "config.json"
+    if device != "cpu" or not (quantisation(config) == FP8 or has_quantised_experts(config)):
         return directory
     copy = scratch / "float32"
     shutil.rmtree(copy, ignore_errors=True)

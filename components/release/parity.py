@@ -17,15 +17,17 @@ import os
 from collections.abc import Sequence as Many
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.cluster.connect import connect
-from components.cluster.workers import WorkerGroup
 from components.failures import Diverged, InfrastructureError
 from components.recipe.execution import ExecutionConfig
 from components.release.serve import stored_dtype
 from components.rollout.engine import ENVIRONMENT
+
+if TYPE_CHECKING:
+    from components.cluster.workers import WorkerGroup
 
 # A single token may differ by this many tolerances.
 WORST_TOKEN = 10
@@ -97,6 +99,9 @@ class ReleasedEngine:
 
 def released_engine(directory: Path, longest: int, execution: ExecutionConfig) -> WorkerGroup:
     """A fresh engine on `directory`; starts in the background. longest: tokens of the longest sequence. Close it."""
+    from components.cluster.connect import connect
+    from components.cluster.workers import WorkerGroup
+
     connect(execution)
     return WorkerGroup(
         "components.release.parity:ReleasedEngine",
@@ -153,5 +158,5 @@ def require_parity(parity: Parity, dtype: str) -> None:
             f"{parity.mean_abs_dlogp:.3g}; worst: sequence {parity.worst_sequence}, response token "
             f"{parity.worst_position}); tolerance {parity.tolerance:g} for 99 %, {WORST_TOKEN} times that for each. "
             "Differences near 0.05-0.5 mean other routing or norms in config.json, near 0.9 stale experts; for a "
-            "bfloat16 release set release.parity_tolerance to what bfloat16 allows"
+            "release that is not float32 set release.parity_tolerance to what its dtype allows (docs/release.md)"
         )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from components.failures import BadInput, DeadlineExceeded, InfrastructureError
-from components.model.hf_config import is_fp8
+from components.model.hf_config import FP8, INT4, has_quantised_experts, quantisation
 
 # Read by components.release.vllm_server, which is not imported here: it registers model configurations.
 PARENT = "RINGFLOW_SERVER_PARENT"
@@ -101,12 +101,8 @@ def model_directory(model: str | Path) -> Path:
 def serve_command(model: str | Path, options: ServeOptions) -> tuple[list[str], dict[str, str]]:
     """(argv, environment) of the server. Raises BadInput when the model cannot be served."""
     directory = model_directory(model)
-    if options.device == "cpu" and is_fp8(directory / "config.json") and not _has_amx():
-        raise BadInput(
-            "vLLM's FP8 kernels for CPUs need AMX, which this one has not",
-            where=str(directory / "config.json"),
-            remedy="Serve it with --device cuda, or what `ringflow export MODEL --dtype bfloat16 --out DIR` writes",
-        )
+    if options.device == "cpu":
+        _check_cpu_has_kernels(directory / "config.json")
     arguments = ["serve", str(directory), "--host", options.host, "--port", str(options.port)]
     dtype = stored_dtype(directory) if options.dtype == "auto" else options.dtype
     arguments += ["--served-model-name", served_name(directory, options), "--dtype", dtype]
@@ -136,12 +132,29 @@ def serve_command(model: str | Path, options: ServeOptions) -> tuple[list[str], 
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(options.kv_cache_gib)
         environment["OMP_NUM_THREADS"] = str(options.threads)
         environment["VLLM_CPU_OMP_THREADS_BIND"] = _cores(options.threads)
+        environment.setdefault("VLLM_CPU_INT4_W4A8", "0")  # or, with AMX, activations would be rounded to 8 bits
     if options.api_key_env is not None:
         key = os.environ.get(options.api_key_env)
         if not key:
             raise BadInput("the environment variable with the API key is empty", where=options.api_key_env)
         environment["VLLM_API_KEY"] = key  # not an argument: arguments are visible to every user of the machine
     return [sys.executable, "-m", "components.release.vllm_server", *arguments], environment
+
+
+def _check_cpu_has_kernels(config: Path) -> None:
+    elsewhere = "Serve it with --device cuda, or what `ringflow export MODEL --dtype {} --out DIR` writes"
+    if quantisation(config) == FP8 and not _has_amx():
+        raise BadInput(
+            "vLLM's FP8 kernels for CPUs need AMX, which this one has not",
+            where=str(config),
+            remedy=elsewhere.format("bfloat16"),
+        )
+    if quantisation(config) == INT4 and has_quantised_experts(config):
+        raise BadInput(
+            "vLLM has no kernels for CPUs that compute 4-bit experts behind this model's router",
+            where=str(config),
+            remedy=f"{elsewhere.format('int4-dense')}: 4 bits but for routed experts",
+        )
 
 
 def _has_amx() -> bool:

@@ -36,6 +36,7 @@ ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_INT4_W4A8": "0",  # 4-bit weights alone: with AMX vLLM would round activations to 8 bits as well
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",  # at WARNING every tensor that it rounds is a line, at every update

@@ -153,7 +153,7 @@ def register(app: typer.Typer) -> None:
     def export(
         model: ModelArgument,
         out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New directory to write.")],
-        dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or fp8.")] = "bfloat16",
+        dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, fp8, int4 or int4-dense.")] = "bfloat16",
         json_: JsonOption = False,
     ) -> None:
         """Write a model's weights in another dtype, as a Hugging Face directory that vLLM and SGLang load."""

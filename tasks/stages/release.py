@@ -34,7 +34,7 @@ from components.training.types import Sequence
 from tasks.stage import StageConfig
 
 MODEL = "model"
-PARITY_OF = {True: "these files", False: "these weights as float32 (on a GPU, FP8 engines round activations too)"}
+PARITY_OF = {True: "these files", False: "these weights as float32 (not of the {} kernels of a GPU)"}
 PARITY_SEQUENCES = 64
 STEPS = 4
 
@@ -82,7 +82,7 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
             evaluations=evaluations,
             artifacts={name: (ref.fingerprint, ref.uri) for name, ref in inputs.items()},
             picture="stages.png",
-            parity_of=PARITY_OF[loaded == directory.absolute()],
+            parity_of=PARITY_OF[loaded == directory.absolute()].format(section.dtype),
         )
     )
     for folder in (context.output, directory):
