@@ -210,7 +210,7 @@ def quantisation(path: Path) -> str | None:
         return None
     if found.get("quant_method") == "fp8" and list(found.get("weight_block_size") or ()) == [FP8_BLOCK, FP8_BLOCK]:
         return FP8
-    if found.get("quant_method") == "compressed-tensors" and all(map(_is_int4, found["config_groups"].values())):
+    if _is_int4(found):
         kept = any(re.search(r"(?<!shared_)experts", name) for name in found.get("ignore") or ())
         return INT4_DENSE if kept else INT4
     raise BadInput(
@@ -221,13 +221,17 @@ def quantisation(path: Path) -> str | None:
     )
 
 
-def _is_int4(group: dict[str, Any]) -> bool:
-    weights = group.get("weights") or {}
-    expected = {"num_bits": 4, "type": "int", "symmetric": True}
-    return (
-        all(weights.get(name) == value for name, value in expected.items())
-        and weights.get("strategy") in ("group", "channel")
-        and not (group.get("input_activations") or weights.get("actorder"))
+def _is_int4(found: dict[str, Any]) -> bool:
+    """What components.model.int4 reads: symmetric integers of 4 bits, in groups or by output, weights alone."""
+    if (found.get("quant_method"), found.get("format")) != ("compressed-tensors", "pack-quantized"):
+        return False
+    groups = list((found.get("config_groups") or {}).values())
+    weights = [group.get("weights") or {} for group in groups]
+    return bool(groups) and all(
+        (scheme.get("num_bits"), scheme.get("type", "int"), scheme.get("symmetric", True)) == (4, "int", True)
+        and scheme.get("strategy") in ("group", "channel")
+        and not (group.get("input_activations") or scheme.get("actorder"))
+        for group, scheme in zip(groups, weights, strict=True)
     )
 
 

@@ -120,3 +120,18 @@ def test_evaluated_and_released(artifacts, tmp_path):
     assert "FP8 (e4m3" in (eighth.output / "README.md").read_text()
     assert "of these weights as float32" in (eighth.output / "README.md").read_text()
     assert not (eighth.scratch / "float32").exists()
+
+    # 4 bits: experts only as float32, linear layers by vLLM's own kernels for CPUs.
+    section = ReleaseConfig(model_name="ring-test", dtype="int4", parity_tolerance=1e-3)
+    with pytest.raises(Diverged, match=r"not released: .*int4 weights.*set release\.parity_tolerance"):
+        release(LocalContext(root / "far", "release", 7, EXECUTION, quiet=True), inputs, StageConfig(section, MODEL))
+    for dtype, parity_of in (("int4", "of these weights as float32"), ("int4-dense", "of these files in vLLM")):
+        fourth = LocalContext(root / dtype, "release", 7, EXECUTION, quiet=True)
+        section = ReleaseConfig(model_name="ring-test", dtype=dtype, parity_tolerance=0.5)
+        result = release(fourth, inputs, StageConfig(section, MODEL))
+        assert result.contract.dtype == dtype
+        assert 1e-3 < result.summary["parity_mean_abs_dlogp"] < 0.2
+        card = (fourth.output / "README.md").read_text()
+        assert "int4 (compressed-tensors pack-quantized" in card
+        assert parity_of in card
+        assert ("--dtype int4-dense" in card) == (dtype == "int4")
