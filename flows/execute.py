@@ -23,7 +23,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled as CancelledState
 from prefect.states import Completed, State
 
-from components.artifacts.code import CodeState
+from components.artifacts.code import CodeState, sources_sha256
 from components.artifacts.process import boot_seconds, process_began
 from components.artifacts.provenance import recipe_version
 from components.artifacts.spent import Meter, spent_on
@@ -44,9 +44,10 @@ from flows.prefect_api import run_url
 from flows.report import complete_report, finish_report
 from flows.result import RunResult, collect
 from flows.shown import RunPage, tags_of
-from flows.watch import Watcher, release_workers
+from flows.watch import Watcher, asked_to_stop
 from tasks.board import Board, Several
 from tasks.lineage import RunTracker
+from tasks.release import release_workers
 from tasks.runner import submit_stage
 from tasks.session import Session
 
@@ -162,7 +163,10 @@ def _run(
             # With Ray loaded, its own handler of SIGTERM came first and armed an alarm that aborts the process after
             # three seconds: too few to end the MLflow run and the page.
             signal.alarm(0)
-            session.stop.set("interrupted" if isinstance(error, KeyboardInterrupt) else "asked to terminate")
+            if isinstance(error, KeyboardInterrupt):
+                session.stop.set("interrupted")
+            else:  # a worker that shuts down or a pod that is moved, unless Prefect says that the run was cancelled
+                session.stop.set("asked to terminate", leaves_jobs=asked_to_stop(str(flow_run.id)) == "")
             _wind_down({name: futures[name] for name in graph.nodes if name in futures})
         finally:
             release_workers()
@@ -272,6 +276,7 @@ def _session(
         forced=forced,
         loaded=loaded,
         code=code,
+        sources=sources_sha256(REPOSITORY) if graph.recipe.execution.cluster.stages == "job" else "",
         meter=meter,
     )
 

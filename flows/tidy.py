@@ -21,6 +21,7 @@ WHAT = {
     "run": "crashed runs marked",
     "lease": "expired leases released",
     "attempt": "abandoned attempts",
+    "order": "orders of jobs",
     "resume": "resume points",
     "upload": "unfinished uploads",
     "probe": "health check objects",

@@ -6,11 +6,11 @@ Stages look at the stop signal at every step; one that is blocked on learners or
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 
 from components.failures import RingflowError
+from tasks.release import release_workers
 from tasks.session import StopSignal
 
 log = logging.getLogger(__name__)
@@ -46,21 +46,16 @@ class Watcher:
                 return
             if time.monotonic() - looked >= LOOK_EVERY_S:
                 looked = time.monotonic()
-                if reason := self._asked_to_stop():
+                if reason := asked_to_stop(self._run_id):
                     self._stop.set(reason)
 
-    def _asked_to_stop(self) -> str:
-        from flows.prefect_api import get_run
 
-        try:
-            return STOPPING.get(get_run(self._run_id)["state_type"], "")
-        except RingflowError as error:  # Prefect away for a while is no reason to stop training
-            log.debug("the state of the run is unknown: %s", error)
-            return ""
+def asked_to_stop(run_id: str) -> str | None:
+    """Why Prefect wants the run to end; empty when it does not, None when it does not answer."""
+    from flows.prefect_api import get_run
 
-
-def release_workers() -> None:
-    """Ends warm learners and engines, if this process ever started any."""
-    warm = sys.modules.get("components.cluster.warm")
-    if warm is not None:
-        warm.release_all()
+    try:
+        return STOPPING.get(get_run(run_id)["state_type"], "")
+    except RingflowError as error:  # Prefect away for a while is no reason to stop training
+        log.debug("the state of the run is unknown: %s", error)
+        return None

@@ -15,10 +15,8 @@ from components.artifacts.resume import StoreResume
 from components.artifacts.spent import spent_on
 from components.recipe.execution import ExecutionConfig
 from components.telemetry.logs import Place, here
-from components.telemetry.metrics import listening
-from tasks.measured import measured
 from tasks.node import Node
-from tasks.progress import PrefectProgress
+from tasks.progress import Progress
 from tasks.session import Session
 
 # Key beside a stage's own state in a resume point: seconds of work that led to it.
@@ -80,7 +78,7 @@ class RunnerContext:
     scratch: Path
 
     def __init__(
-        self, node: Node, session: Session, lease: Lease, tracked: Any, progress: PrefectProgress, directory: Path
+        self, node: Node, session: Session, lease: Lease, tracked: Any, progress: Progress, directory: Path
     ) -> None:
         self.node, self.seed, self.execution = node.name, node.seed, session.execution
         self.output, self.scratch = directory / "output", directory / "scratch"
@@ -107,8 +105,7 @@ class RunnerContext:
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self.place.step = step
-        if listening():
-            measured(self.node, values, step)
+        self._session.measured(self.node, values, step)
         if self._tracked is not None:
             with spent_on("MLflow"):
                 self._tracked.metrics(values, step)

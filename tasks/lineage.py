@@ -38,6 +38,7 @@ class RunTracker:
         self._artifacts: dict[str, ArtifactRef] = {}
         self._made_by: dict[str, str] = {}
         self._stages: dict[str, TrackedStage] = {}
+        self._flow_run = ""
         self.attached: set[str] = set()  # names of files beside the pipeline's run
 
     @property
@@ -51,6 +52,7 @@ class RunTracker:
 
     def start(self, name: str, tags: Mapping[str, str]) -> None:
         self.parent.start(name, tags)
+        self._flow_run = tags["prefect.flow_run_id"]
 
     def full(self) -> Any:
         """The components.lineage Tracker, opened on first use."""
@@ -83,6 +85,14 @@ class RunTracker:
         tracked = TrackedStage(run, node, self, made)
         self._stages[node.name] = tracked
         return tracked
+
+    def adopt(self, node: str, run_id: str) -> None:
+        """The stage run that a job writes to, begun for a run that is gone, belongs to this one from now on."""
+        self._made_by[node] = run_id
+        try:
+            self.parent.adopt(run_id, self._flow_run)
+        except RingflowError as error:  # it stays below the other one: the work and its record are whole
+            log.warning("MLflow did not move the run of %s: %s", node, error)
 
     def reused(self, node: Node, store: Store, ref: ArtifactRef, identity: Mapping[str, Any]) -> None:
         """Notes a reused artifact, which keeps its first producer: the run and all else its manifest names.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from components.telemetry.metrics import put
+from components.telemetry.metrics import listening, put
 
 PART = re.compile(r"time/(\w+)_s")
 
@@ -38,3 +38,9 @@ def measured(stage: str, values: Mapping[str, float], step: int) -> None:
         elif part := PART.fullmatch(name):
             put("ringflow_step_part_seconds", value, stage=stage, part=part[1])
     put("ringflow_step", step, stage=stage)
+
+
+def measured_here(stage: str, values: Mapping[str, float], step: int) -> None:
+    """The same, if this process has an endpoint that shows it."""
+    if listening():
+        measured(stage, values, step)

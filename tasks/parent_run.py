@@ -70,6 +70,15 @@ class ParentRun:
         }
         self._is(self._ask("POST", "runs/create", body)["run"])
 
+    def join(self, run_id: str, experiment_id: str) -> None:
+        """Goes on with the run of another process, which ends it."""
+        self.run_id, self.experiment_id = run_id, experiment_id
+
+    def adopt(self, run_id: str, flow_run_id: str) -> None:
+        """Puts a stage's run, which another pipeline's run began, below this one."""
+        tags = {"mlflow.parentRunId": self.run_id, "prefect.flow_run_id": flow_run_id}
+        self._ask("POST", "runs/log-batch", {"run_id": run_id, "tags": _pairs(tags)})
+
     def _is(self, run: Mapping[str, Any]) -> None:
         self.run_id, self._root = run["info"]["run_id"], run["info"].get("artifact_uri", "")
 

@@ -9,8 +9,14 @@ from __future__ import annotations
 import contextvars
 import logging
 import threading
+from typing import Protocol
 
 POST_EVERY_S = 5.0
+
+
+class Progress(Protocol):
+    def set(self, done: int, total: int) -> None:
+        """May be called thousands of times a second."""
 
 
 class PrefectProgress:
@@ -22,6 +28,10 @@ class PrefectProgress:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._context = contextvars.copy_context()
+
+    @classmethod
+    def of(cls, node: str) -> PrefectProgress:
+        return cls(f"{node}-progress", node)
 
     def set(self, done: int, total: int) -> None:
         self._value = 100.0 * min(done / total, 1.0) if total > 0 else 0.0

@@ -18,7 +18,7 @@ import pytest
 
 from infra import stack as embedded
 from infra.stack import StackState, processes
-from infra.stack.services import SERVICES
+from infra.stack.services import EVERY
 
 # Who forgets which server to talk to must fail, not get a throwaway Prefect server of its own.
 os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
@@ -38,7 +38,7 @@ if home.exists():
 
 def leftovers(home: Path) -> set[processes.Identity]:
     """Processes of this home's services that still run."""
-    marks = [processes.mark_of(home, service.name) for service in SERVICES]
+    marks = [processes.mark_of(home, service.name) for service in EVERY]
     return {process for mark in marks for process in processes.members(mark, None)}
 
 

@@ -6,6 +6,7 @@ Git's own commands are asked, each with a deadline; a deployment without git has
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,19 @@ class CodeState:
         if self.diff_sha256:
             found["git.diff_sha256"] = self.diff_sha256
         return found | ({"lock.sha256": self.lock_sha256} if self.lock_sha256 else {})
+
+
+def sources_sha256(repository: Path, folders: Sequence[str] = ("components", "tasks")) -> str:
+    """A digest of all files in some folders by path and content: whether two machines have the same code."""
+    paths = sorted(
+        path for folder in folders for path in (repository / folder).rglob("*") if path.is_file() and _is_source(path)
+    )
+    lines = [f"{path.relative_to(repository).as_posix()} {file_sha256(path)}\n" for path in paths]
+    return bytes_sha256("".join(lines).encode())
+
+
+def _is_source(path: Path) -> bool:
+    return "__pycache__" not in path.parts and not path.name.startswith(".")
 
 
 def _diff(repository: Path) -> bytes:

@@ -2,6 +2,7 @@
 
     lease     held by a process that is gone (dead on this machine, or without a heartbeat for longer than its ttl)
     attempt   files of an attempt that did not win, or was never committed
+    order     orders for jobs (tasks.job_order) of a stage that is committed
     resume    resume points of a stage that is committed; unfinished points; on request, points that nobody went on from
     upload    multipart uploads that were begun and never finished
     probe     objects of the store's own health check
@@ -28,7 +29,7 @@ from components.artifacts.resume import COMPLETE
 from components.artifacts.store import FINGERPRINT, MARKER, Store
 from components.failures import DeadlineExceeded, RingflowError
 
-Kind = Literal["lease", "attempt", "resume", "upload", "probe", "cache", "work", "run"]
+Kind = Literal["lease", "attempt", "order", "resume", "upload", "probe", "cache", "work", "run"]
 HOUR, DAY = 3600.0, 86400.0
 MINIMUM_AGE_S = DAY
 PROBE_AGE_S = HOUR
@@ -55,11 +56,12 @@ class Leftover:
 
 @dataclass
 class _Root:
-    """One fingerprint's directory: sizes of attempts and points, what is complete, the lease."""
+    """One fingerprint's directory: sizes of attempts, points and orders, what is complete, the lease."""
 
     committed: bool = False
     attempts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     points: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    orders: int = 0
     complete: set[str] = field(default_factory=set)
     lease: bool = False
 
@@ -169,6 +171,8 @@ def _roots(files: dict[str, int]) -> dict[str, _Root]:
         match rest.split("/"):
             case ["attempts", attempt, *_]:
                 root.attempts[attempt] += size
+            case ["jobs", _]:
+                root.orders += size
             case ["resume", point, *inside]:
                 root.points[point] += size
                 if inside == [COMPLETE]:
@@ -182,7 +186,7 @@ def _roots(files: dict[str, int]) -> dict[str, _Root]:
 
 def _of_root(store: Store, place: str, root: _Root, resume_days: float, now: float) -> list[Leftover]:
     """The superfluous attempts and points of one fingerprint."""
-    if root.committed and len(root.attempts) == 1 and not root.points:
+    if root.committed and len(root.attempts) == 1 and not root.points and not root.orders:
         return []
     try:
         marker = store.commit(place) if root.committed else None
@@ -206,6 +210,8 @@ def _of_root(store: Store, place: str, root: _Root, resume_days: float, now: flo
         if age := old(key, MINIMUM_AGE_S):
             why = "another attempt was committed" if marker else "never committed"
             add("attempt", key, f"{why}, {_age(age)} old", size)
+    if marker is not None and root.orders:
+        add("order", f"{place}/jobs", "its stage is finished", root.orders)
     for point, size in root.points.items():
         key = f"{place}/resume/{point}"
         if marker is not None:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from components.recipe.base import StrictModel
+from components.recipe.cluster import ClusterConfig
 
 
 class JudgeEndpoint(StrictModel):
@@ -79,6 +80,7 @@ class ExecutionConfig(StrictModel):
     retry_delay_s: float = Field(default=2.0, ge=0)
     lease_ttl_s: float = Field(default=30.0, gt=0, description="A lease without a heartbeat for this long is stale")
     judges: tuple[JudgeEndpoint, ...] = Field(default=(), description="Where the judges of `rewards` answer")
+    cluster: ClusterConfig = ClusterConfig()
     project: str = Field(default="ringflow", pattern=r"^[a-z0-9-]+$", description="First path part in the store")
 
     @property

@@ -108,6 +108,9 @@ def _resolve(loc: Key, root: type[BaseModel], data: Any) -> tuple[Key | None, ty
         if isinstance(part, int):
             annotation = _item(members)
             value = value[part] if isinstance(value, list) and part < len(value) else None
+        elif inside := [get_args(m)[1] for m in members if get_origin(m) is dict]:
+            annotation = inside[0]
+            value = value.get(part) if isinstance(value, Mapping) else None
         else:
             holder = models[0] if models else holder
             field = holder.model_fields.get(part) if models and holder else None

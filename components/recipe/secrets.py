@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from components.failures import BadInput
-from components.redact import redacted
+from components.redact import NAMES, redacted
 
 Key = tuple[str | int, ...]
 
@@ -21,7 +21,7 @@ SECRET_KEYS = re.compile(r"(^|_)(api_?key|secret|secret_key|access_key|password|
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 REMEDY = (
     "Put it into an environment variable: judges and endpoints take the variable's name as api_key_env, servers and "
-    "S3 have variables of their own (docs/security.md)"
+    "S3 have variables of their own, nodes of a cluster have theirs (docs/security.md)"
 )
 # Addresses that are recorded and shown, and the variables that hold what must not stand in them.
 ADDRESSES = {
@@ -51,7 +51,7 @@ def refuse_secrets(data: Any, place: Callable[[Key], str]) -> None:
         if name == "api_key_env":
             if value and not VARIABLE.fullmatch(value):
                 raise _refused("this is no name of an environment variable, and may be the key itself", key, place)
-        elif SECRET_KEYS.search(name) and value:
+        elif (SECRET_KEYS.search(name) or (key[-2:-1] == ("env",) and NAMES.search(name))) and value:
             raise _refused("a recipe holds no secrets", key, place)
         if suspicious and redacted(value) != value:
             raise _refused("a secret stands in this value", key, place)

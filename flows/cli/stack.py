@@ -45,16 +45,22 @@ def is_up(home: Path) -> bool:
     """Whether the servers that hold results and runs answer (Ray is needed only to compute)."""
     from infra.stack.supervisor import status
 
-    return all(service.state == "healthy" for service in status(home) if service.name != "ray")
+    return all(service.state == "healthy" for service in status(home) if service.name not in ("ray", "jobs"))
 
 
 def register(app: typer.Typer) -> None:
     @app.command()
-    def up(json_: JsonOption = False) -> None:
+    def up(
+        jobs: Annotated[
+            bool | None,
+            typer.Option("--jobs/--no-jobs", help="Also Ray's Jobs API, for `execution.cluster.stages: job`."),
+        ] = None,
+        json_: JsonOption = False,
+    ) -> None:
         """Start Prefect, MLflow, S3 and Ray on this machine. Safe to call twice."""
         from infra.stack.supervisor import up as start
 
-        state = start(home_directory(), report=lambda line: print(line, file=sys.stderr))
+        state = start(home_directory(), jobs=jobs, report=lambda line: print(line, file=sys.stderr))
         for note in state.notes:
             print(note, file=sys.stderr)
         _show(state.home, state.services, json_)

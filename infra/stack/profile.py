@@ -17,6 +17,8 @@ from infra.stack.home import credentials, home_directory, ray_directory, read_st
 ENDPOINTS = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "RAY_ADDRESS", "RINGFLOW_STORE")
 STORE_BUCKET, MLFLOW_BUCKET, REGION = "ringflow", "mlflow", "us-east-1"
 WORK_POOL = "ringflow"
+# Ray's own name for the address of its Jobs API.
+JOBS_VARIABLE, JOBS_PORT = "RAY_API_SERVER_ADDRESS", "ray-jobs"
 
 # Telemetry off, logs where people look, no fall-back to a server inside the client: an unreachable server must show.
 QUIET = {
@@ -97,6 +99,7 @@ def local_environment(home: Path, ports: dict[str, int], keys: dict[str, str]) -
         "AWS_SECRET_ACCESS_KEY": keys["aws_secret_access_key"],
         "AWS_DEFAULT_REGION": REGION,
         "RAY_ADDRESS": f"127.0.0.1:{ports['ray-gcs']}",
+        **({JOBS_VARIABLE: f"http://127.0.0.1:{ports[JOBS_PORT]}"} if JOBS_PORT in ports else {}),
         "RAY_TMPDIR": str(ray_directory(home)),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": keys["ray_auth_token"],

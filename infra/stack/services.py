@@ -1,7 +1,7 @@
-"""The five servers: how each is started, which ports it needs, how its health is asked.
+"""The five servers: how each is started, which ports it needs, how its health is asked; and one more on request.
 
 Listed in the order of their needs; `after` names what must be healthy before the start. Everything listens on
-127.0.0.1 only.
+127.0.0.1 only. Ray's Jobs API is there from `ringflow up --jobs` on: whoever has no use for it does not wait for it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from typing import Any
 from infra.stack import database, probes
 from infra.stack.home import ray_directory
 from infra.stack.ports import GRPC_OFFSET
-from infra.stack.profile import MLFLOW_BUCKET, QUIET, REGION, STORE_BUCKET, WORK_POOL, local_environment
+from infra.stack.profile import (
+    JOBS_PORT,
+    JOBS_VARIABLE,
+    MLFLOW_BUCKET,
+    QUIET,
+    REGION,
+    STORE_BUCKET,
+    WORK_POOL,
+    local_environment,
+)
 
 # Weights and rollouts of a nano run are megabytes; the default, 30 % of the memory, starves the engines.
 RAY_OBJECT_STORE_BYTES = 1_000_000_000
@@ -43,6 +52,8 @@ class Service:
 
     probe(site, started_at, timeout_s) raises probes.Unhealthy with the reason.
 
+    lives_with: the service it is a part of: when that starts again, so does this.
+
     files: {path: JSON} that it reads; written before each start, for this user alone.
     """
 
@@ -55,6 +66,7 @@ class Service:
     paired: bool = False
     tries: int = 1
     after: str | None = None
+    lives_with: str | None = None
     cwd: Callable[[Site], Path] = field(default=lambda site: site.home)
     files: Callable[[Site], dict[Path, Any]] = field(default=lambda site: {})
 
@@ -184,6 +196,7 @@ def _ray_variables(site: Site) -> dict[str, str]:
     # Ray's workers inherit what the head has, so this is also what the actors know of the stack.
     variables = site.client_environment()
     del variables["RAY_ADDRESS"]
+    variables.pop(JOBS_VARIABLE, None)  # switching the Jobs API on must not restart Ray
     # Ray's default niceness of 15 makes learners and engines give way to every server that polls on the same cores.
     return {**variables, "RAY_agent_register_timeout_ms": "120000", "RAY_worker_niceness": "0"}
 
@@ -196,6 +209,21 @@ def _ray_probe(site: Site, started_at: float, timeout_s: float) -> None:
         raise probes.Unhealthy("the head is still starting")
     for port in ("ray-gcs", "ray-raylet"):
         probes.grpc_health(site.ports[port], site.keys["ray_auth_token"], timeout_s=timeout_s)
+
+
+def _jobs_command(site: Site) -> list[str]:
+    return [
+        *(sys.executable, "-m", "infra.stack.ray_jobs"),
+        f"--address=127.0.0.1:{site.ports['ray-gcs']}",
+        f"--temp-dir={ray_directory(site.home)}",
+        f"--port={site.ports[JOBS_PORT]}",
+    ]
+
+
+def _jobs_probe(site: Site, started_at: float, timeout_s: float) -> None:
+    url = f"http://127.0.0.1:{site.ports[JOBS_PORT]}/api/version"
+    token = {"authorization": f"Bearer {site.keys['ray_auth_token']}"}
+    probes.request(url, headers=token, timeout_s=timeout_s)
 
 
 def _worker_command(site: Site) -> list[str]:
@@ -273,3 +301,22 @@ SERVICES: tuple[Service, ...] = (
         cwd=_project_root,
     ),
 )
+
+# Started when asked for, and from then on with the others: its port among the home's says that it is wanted.
+JOBS = Service(
+    "jobs",
+    (JOBS_PORT,),
+    _jobs_command,
+    _ray_variables,
+    _jobs_probe,
+    lambda site: f"http://127.0.0.1:{site.ports[JOBS_PORT]}",
+    after="ray",
+    lives_with="ray",
+    cwd=_project_root,
+)
+EVERY = (*SERVICES, JOBS)
+
+
+def wanted(ports: Mapping[str, int]) -> tuple[Service, ...]:
+    """The services of a home with these ports."""
+    return EVERY if JOBS_PORT in ports else SERVICES

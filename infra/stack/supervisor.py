@@ -24,8 +24,8 @@ from infra.stack import database, processes
 from infra.stack.home import credentials, home_directory, locked, prepare, read_state, write_json, write_state
 from infra.stack.ports import GRPC_OFFSET, choose, free
 from infra.stack.probes import Unhealthy
-from infra.stack.profile import ENDPOINTS, environment, profile
-from infra.stack.services import SERVICES, Service, Site
+from infra.stack.profile import ENDPOINTS, JOBS_PORT, environment, profile
+from infra.stack.services import EVERY, JOBS, Service, Site, wanted
 
 PROBE_S = 5.0
 # A live server on a machine that computes hard may answer late; a restart in the middle of a run costs far more.
@@ -70,12 +70,14 @@ def up(
     *,
     deadline_s: float = 180.0,
     only: Collection[str] | None = None,
+    jobs: bool | None = None,
     report: Callable[[str], None] | None = None,
 ) -> StackState:
     """Brings every service to health. Safe to call at any time; starts nothing in the cluster profile.
 
     Args:
         only: names of services to bring up, and to leave the others as they are; all by default.
+        jobs: whether Ray's Jobs API belongs to this home; as before when absent, and not at first.
         report: called with one line per service that becomes healthy.
 
     Raises:
@@ -89,7 +91,7 @@ def up(
         return StackState(place, "cluster", environment(place), [])
     prepare(place)
     with locked(place, deadline_s=deadline_s):
-        work = _Work(place, began + deadline_s, _chosen(only), report or (lambda line: None))
+        work = _Work(place, began + deadline_s, only, report or (lambda line: None), jobs)
         try:
             work.reconcile()
         except _PortTaken:
@@ -98,7 +100,7 @@ def up(
             place,
             "local",
             environment(place),
-            [_local_status(service, work.site(), work.state) for service in SERVICES],
+            [_local_status(service, work.site(), work.state) for service in work.known],
             started=work.started,
             notes=work.notes,
             seconds=time.monotonic() - began,
@@ -117,7 +119,7 @@ def down(home: Path | str | None = None, *, deadline_s: float = 60.0) -> list[in
     with locked(place, deadline_s=deadline_s):
         state = read_state(place)
         ended = processes.end(
-            {processes.mark_of(place, service.name): _leader(state, service.name) for service in SERVICES}
+            {processes.mark_of(place, service.name): _leader(state, service.name) for service in EVERY}
         )
         write_state(place, {**state, "services": {}})
         return ended
@@ -130,22 +132,23 @@ def status(home: Path | str | None = None) -> list[ServiceStatus]:
         values = environment(place)
         return [ServiceStatus(name, "healthy", values[name], detail="given, not probed") for name in ENDPOINTS]
     state = read_state(place) if place.is_dir() else {"ports": {}, "services": {}}
+    services = wanted(state["ports"])
     if not state["services"]:
-        return [ServiceStatus(service.name, "stopped", "") for service in SERVICES]
+        return [ServiceStatus(service.name, "stopped", "") for service in services]
     site = Site(place, state["ports"], credentials(place))
-    with ThreadPoolExecutor(len(SERVICES)) as pool:
-        return list(pool.map(lambda service: _local_status(service, site, state), SERVICES))
+    with ThreadPoolExecutor(len(services)) as pool:
+        return list(pool.map(lambda service: _local_status(service, site, state), services))
 
 
-def _chosen(only: Collection[str] | None) -> tuple[Service, ...]:
-    unknown = set(only or ()) - {service.name for service in SERVICES}
+def _chosen(only: Collection[str] | None, known: tuple[Service, ...]) -> tuple[Service, ...]:
+    unknown = set(only or ()) - {service.name for service in known}
     if unknown:
         raise BadInput(
             f"no such service: {', '.join(sorted(unknown))}",
             where="only",
-            remedy=f"There are {', '.join(service.name for service in SERVICES)}",
+            remedy=f"There are {', '.join(service.name for service in known)}",
         )
-    return tuple(service for service in SERVICES if only is None or service.name in only)
+    return tuple(service for service in known if only is None or service.name in only)
 
 
 def _leader(state: dict[str, Any], name: str) -> processes.Identity | None:
@@ -196,11 +199,25 @@ class _Work:
     """One reconciliation, under the home's lock."""
 
     def __init__(
-        self, home: Path, give_up: float, services: tuple[Service, ...], report: Callable[[str], None]
+        self,
+        home: Path,
+        give_up: float,
+        only: Collection[str] | None,
+        report: Callable[[str], None],
+        jobs: bool | None = None,
     ) -> None:
-        self.home, self.give_up, self.services, self.report = home, give_up, services, report
+        self.home, self.give_up, self.report = home, give_up, report
         self.keys = credentials(home, create=True)
         self.state = read_state(home)
+        ports = self.state["ports"]
+        if jobs and JOBS_PORT not in ports:
+            ports[JOBS_PORT] = choose(ports.values())
+        elif jobs is False and ports.pop(JOBS_PORT, None):
+            processes.end({processes.mark_of(home, JOBS.name): _leader(self.state, JOBS.name)})
+            self.state["services"].pop(JOBS.name, None)
+            write_state(home, self.state)
+        self.known = wanted(ports)
+        self.services = _chosen(only, self.known)
         self.started: list[str] = []
         self.notes: list[str] = []
         self.tries: Counter[str] = Counter()
@@ -211,6 +228,7 @@ class _Work:
     def reconcile(self) -> None:
         self._choose_ports()
         keep = self._healthy_now()
+        keep = {s.name: keep[s.name] for s in self.services if s.name in keep and s.lives_with in (None, *keep)}
         waiting = [service for service in self.services if service.name not in keep]
         if not waiting:
             return
@@ -225,7 +243,7 @@ class _Work:
         write_state(self.home, self.state)
         # A moved port changes the settings of the services that were kept: those must start again with them.
         stale = [
-            service for service in SERVICES if service.name in keep and self._digest(service) != keep[service.name]
+            service for service in self.known if service.name in keep and self._digest(service) != keep[service.name]
         ]
         if stale:
             processes.end({processes.mark_of(self.home, s.name): _leader(self.state, s.name) for s in stale})
@@ -234,7 +252,7 @@ class _Work:
 
     def _choose_ports(self) -> None:
         ports = self.state["ports"]
-        for service in SERVICES:
+        for service in self.known:
             for name in service.ports:
                 if name not in ports:
                     ports[name] = choose(ports.values(), paired=service.paired)
@@ -278,11 +296,11 @@ class _Work:
                 time.sleep(0.5)
             return None
 
-        with ThreadPoolExecutor(len(SERVICES)) as pool:
+        with ThreadPoolExecutor(len(self.known)) as pool:
             return dict(found for found in pool.map(check, self.services) if found is not None)
 
     def _start_all(self, services: list[Service]) -> None:
-        ready = {service.name for service in SERVICES} - {service.name for service in services}
+        ready = {service.name for service in self.known} - {service.name for service in services}
         to_start, running = list(services), list[Service]()
         while to_start or running:
             for service in [service for service in to_start if service.after is None or service.after in ready]:

@@ -141,7 +141,7 @@ def test_what_is_shown_is_logged_somewhere() -> None:
 
 
 def test_without_a_listener_a_stage_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.context.measured", lambda *_: pytest.fail("nobody listens"))
+    monkeypatch.setattr("tasks.measured.measured", lambda *_: pytest.fail("nobody listens"))
     run_stage.fn(job("rlvr-1", session(tmp_path)), {})
     measured("sft", {"loss": 1.0}, 1)
 

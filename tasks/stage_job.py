@@ -1,0 +1,269 @@
+"""A stage as a Ray job (components.cluster.jobs) that outlives the process of the flow, which only attends to it.
+
+The job holds the lease, computes, publishes and writes the lineage (tasks.job_main); the flow shows its log and its
+progress, and takes the result from the store. A job's id is made of project, stage, fingerprint and the number of the
+attempt, and of nothing that belongs to a run. So whoever needs the same artifact, a retry, a run after a kill -9 or
+another run at the same time, finds the job that is at work and attends to it too, instead of starting a second one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.artifacts.fingerprint import fingerprint_of
+from components.artifacts.ref import ArtifactRef
+from components.cluster.jobs import Following, Jobs, JobState, wait_ended
+from components.failures import Cancelled, DeadlineExceeded, InfrastructureError, IntegrityError
+from components.telemetry.logs import here
+from tasks.job_events import failure_of, heard, last_end
+from tasks.job_order import StageOrder
+from tasks.node import Node
+from tasks.obtain import Timing, look, reuse
+from tasks.progress import Progress
+from tasks.session import Session
+
+log = logging.getLogger(__name__)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# Addresses the job gets from the flow's environment. Keys it must find in the environment of its node.
+PASSED_ON = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI", "RINGFLOW_JUDGE_URL", "RINGFLOW_STORE")
+LOOK_EVERY_S = 3.0
+# Of a job that is told to stop: for its stage to notice and to leave the lease and MLflow in order.
+STOP_S = 15
+LAST_LINES_S = 10.0
+EARLIER_LINES = 50
+RACES = 5
+
+
+def obtain_by_job(node: Node, session: Session, refs: Mapping[str, ArtifactRef], timing: Timing) -> ArtifactRef:
+    """The committed artifact, found or computed by a job; its lineage is complete in the tracker when this returns.
+
+    Raises what the stage raised in the job, InfrastructureError when the job ended without saying why, and the same
+    when Ray's Jobs API cannot be asked: the job goes on then, and the next attempt attends to it again.
+    """
+    identity = node.identity(refs, session.repeat_of(node))
+    fingerprint = fingerprint_of(identity)
+    found = look(node, session, fingerprint)
+    if found is None:
+        jobs = Jobs.connect()
+        with session.hardware:
+            timing.started = time.monotonic()
+            order = StageOrder.of(node, session, refs, session.repeat_of(node))
+            found = _Attempt(node, session, jobs, order, timing).result()
+        session.computed.add(node.name)
+    return reuse(node, session, found, identity)
+
+
+def job_prefix(order: StageOrder) -> str:
+    return f"ringflow-{order.execution.project}-{order.stage}-{order.fingerprint[:32]}-"
+
+
+class _Attempt:
+    """One attempt at an artifact: attends to the job that is at work, else to a new one."""
+
+    def __init__(self, node: Node, session: Session, jobs: Jobs, order: StageOrder, timing: Timing) -> None:
+        self.node, self.session, self.jobs, self.order, self.timing = node, session, jobs, order, timing
+        self.config = session.execution.cluster
+
+    def result(self) -> ArtifactRef:
+        for _ in range(RACES):
+            self.session.stop.check()
+            job, is_new = self._choose()
+            if not job:
+                return self._committed()  # finished while we looked
+            if is_new and not self._submit(job):
+                continue  # somebody else needs the same and was faster
+            state, end = self._attend(job, is_new)
+            return self._outcome(state, end)
+        raise InfrastructureError(f"{self.node.name}: no job could be submitted in {RACES} tries; others were faster")
+
+    def _choose(self) -> tuple[str, bool]:
+        """(id of the job to attend to, whether it is yet to be submitted); no id when the artifact is there."""
+        prefix = job_prefix(self.order)
+        found = {job.id.removeprefix(prefix): job for job in self.jobs.of(prefix)}
+        known = {int(number): job for number, job in found.items() if number.isdecimal()}
+        alive = [number for number, job in known.items() if not job.ended]
+        if alive:
+            return known[max(alive)].id, False
+        if self._found() is not None:
+            return "", False
+        return f"{prefix}{max(known, default=0) + 1}", True
+
+    def _submit(self, job: str) -> bool:
+        key = self.order.put(self.session.store, job)
+        directory = self.config.directory or str(REPOSITORY)
+        command = shlex.join([self.config.python or sys.executable, "-m", "tasks.job_main", key])
+        env = {name: value for name in PASSED_ON if (value := os.environ.get(name))} | self.config.env
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [directory, self.config.env.get("PYTHONPATH", "")]))
+        env["RAY_JOB_STOP_WAIT_TIME_S"] = str(STOP_S)
+        about = {"ringflow.stage": self.node.name, "ringflow.run": self.session.run_id}
+        resources = self.config.of_stage(self.node.name, self.order.stage)
+        working = shlex.quote(self.config.directory or os.getcwd())
+        if not self.jobs.submit(job, f"cd {working} && exec {command}", env, resources, about):
+            return False
+        log.info("%s: submitted as job %s", self.node.name, job)
+        self.session.board.state(self.node.name, "running", f"job {job}")
+        return True
+
+    def _attend(self, job: str, is_new: bool) -> tuple[JobState, dict[str, Any] | None]:
+        """The job's last state and its event `end`, if it came to say one."""
+        began, looked, silent = time.monotonic(), 0.0, 0.0
+        with self.session.progress(self.node.name) as progress, self.jobs.follow(job) as tail:
+            shown = _Shown(self.node, self.session, progress, job, is_new)
+            while True:
+                if self.session.stop.is_set():
+                    self._stop(job)
+                    self.session.stop.check()
+                shown.take(tail)
+                if not tail.ended.is_set() and time.monotonic() - looked < LOOK_EVERY_S:
+                    continue
+                looked = time.monotonic()
+                try:
+                    state = self.jobs.get(job)
+                except InfrastructureError as error:
+                    silent = silent or looked
+                    if looked - silent > self.session.execution.start_deadline_s:
+                        raise
+                    log.debug("%s", error)
+                    continue
+                silent = 0.0
+                if state is None:
+                    raise InfrastructureError(f"Ray does not know job {job} any more: was its head replaced?")
+                if state.ended:
+                    shown.rest(tail)
+                    self._note(shown.end, time.monotonic() - began)
+                    return state, shown.end
+                self._deadlines(state, looked - began)
+
+    def _deadlines(self, state: JobState, seconds: float) -> None:
+        pending = state.status == "PENDING"
+        limit = self.config.queue_deadline_s if pending else self.config.job_deadline_s
+        if seconds > limit:
+            self._stop(state.id)
+            what = "waited for its resources" if pending else "worked"
+            raise DeadlineExceeded(f"job {state.id} {what} for {limit:g} s and was stopped. {state.message[:300]}")
+
+    def _stop(self, job: str) -> None:
+        if self.session.stop.leaves_jobs:
+            log.warning("job %s goes on; the next run of %s attends to it", job, self.node.name)
+            return
+        try:
+            self.jobs.stop(job)
+        except InfrastructureError as error:
+            log.error("job %s was not told to stop: %s", job, error)
+        else:
+            if not wait_ended(self.jobs, job, STOP_S):
+                log.error("job %s did not end within %d s; Ray kills it", job, STOP_S)
+
+    def _note(self, end: Mapping[str, Any] | None, seconds: float) -> None:
+        """The stage's own seconds, as far as they passed while this run attended to it."""
+        work, waited = (end or {}).get("work_seconds", seconds), (end or {}).get("waited", {})
+        if work + sum(waited.values()) > seconds:
+            work, waited = min(work, seconds), {}
+        self.timing.work_seconds += work
+        for part, took in waited.items():
+            self.timing.meter.seconds[part] = self.timing.meter.seconds.get(part, 0.0) + took
+
+    def _outcome(self, state: JobState, end: dict[str, Any] | None) -> ArtifactRef:
+        """What counts is the store: a job that died after its commit has done its work."""
+        found = self._found()
+        if found is not None:
+            return found
+        end = end or last_end(state.message)
+        failure = failure_of(end) if end is not None else None
+        if state.status == "STOPPED" or isinstance(failure, Cancelled):
+            raise InfrastructureError(f"job {state.id} was stopped, and not by this run")
+        if failure is not None:
+            raise failure
+        if state.status == "SUCCEEDED":
+            raise IntegrityError(f"job {state.id} succeeded, but {self.session.store.url} has no result of it")
+        raise InfrastructureError(f"job {state.id} ended without saying why: {state.message[-1000:].strip()}")
+
+    def _found(self) -> ArtifactRef | None:
+        return self.session.store.committed(self.order.execution.project, self.order.stage, self.order.fingerprint)
+
+    def _committed(self) -> ArtifactRef:
+        found = self._found()
+        if found is None:
+            raise IntegrityError(f"{self.session.store.url}/{self.order.root}: the commit is gone again")
+        return found
+
+
+class _Shown:
+    """A job's lines in the run's own log, board and metrics; of those from before, the last few."""
+
+    def __init__(self, node: Node, session: Session, progress: Progress, job: str, is_new: bool) -> None:
+        self.node, self.session, self.progress, self.job = node, session, progress, job
+        self.end: dict[str, Any] | None = None
+        self._live, self._earlier = is_new, 0
+        self._kept: deque[tuple[logging.Logger, int, str]] = deque(maxlen=EARLIER_LINES)
+        if not is_new:
+            log.warning("%s: job %s is at work already; this run attends to it", node.name, job)
+            session.board.state(node.name, "running", f"attends to job {job}")
+
+    def take(self, tail: Following) -> None:
+        lines = tail.lines(0.1 if tail.ended.is_set() else 1.0)
+        for line in lines:
+            self._line(line)
+        if not self._live and tail.caught_up:
+            self._show_kept()
+
+    def rest(self, tail: Following) -> None:
+        """The lines up to the end; the job has ended."""
+        give_up = time.monotonic() + LAST_LINES_S
+        while time.monotonic() < give_up and not (tail.ended.is_set() and not tail.waiting):
+            self.take(tail)
+        self._show_kept()
+
+    def _line(self, line: str) -> None:
+        event = heard(line)
+        if event is None:
+            if line.strip():
+                self._record(log, logging.INFO, line)
+        elif event["event"] == "log":
+            self._record(logging.getLogger(event["logger"]), event["level"], event["text"])
+        elif event["event"] == "began":
+            self._began(event["mlflow"])
+        elif event["event"] == "state":
+            self.session.board.state(self.node.name, event["state"], event["text"])
+        elif event["event"] == "now":
+            self._now(event)
+        elif event["event"] == "end":
+            self.end = event
+
+    def _began(self, mlflow_run: str) -> None:
+        if not self._live and self.session.tracker is not None:
+            self.session.tracker.adopt(self.node.name, mlflow_run)
+
+    def _now(self, event: Mapping[str, Any]) -> None:
+        if "done" in event:
+            self.session.board.progress(self.node.name, event["done"], event["total"], event["text"])
+            self.progress.set(event["done"], event["total"])
+        if "metrics" in event:
+            self.session.measured(self.node.name, event["metrics"], event["step"])
+            if (place := here()) is not None:
+                place.step = event["step"]
+
+    def _record(self, logger: logging.Logger, level: int, text: str) -> None:
+        if self._live:
+            logger.log(level, "%s", text)
+            return
+        self._earlier += 1
+        self._kept.append((logger, level, text))
+
+    def _show_kept(self) -> None:
+        if self._live:
+            return
+        self._live = True
+        log.info("job %s has written %d lines before; the last %d:", self.job, self._earlier, len(self._kept))
+        for logger, level, text in self._kept:
+            logger.log(level, "%s", text)
+        self._kept.clear()
