@@ -123,6 +123,16 @@ def deployments() -> list[dict[str, Any]]:
     return found
 
 
+def pool_type(name: str) -> str:
+    """The type of a work pool: process, kubernetes ... Raises BadInput when the server has none of this name."""
+    found = ask("POST", "/work_pools/filter", {"work_pools": {"name": {"any_": [name]}}})
+    if not found:
+        raise BadInput(
+            "no such work pool", where=name, remedy="prefect work-pool create; docs/cluster.md has the commands"
+        )
+    return found[0]["type"]
+
+
 def run_url(run_id: str) -> str:
     return f"{ui_url()}/runs/flow-run/{run_id}"
 

@@ -21,6 +21,7 @@ GIVEN = frozenset(
         *("RAY_AUTH_MODE", "RINGFLOW_PROFILE", "RINGFLOW_STORE"),
     }
 )
+IMAGE = re.compile(r"(?:[^\s/@]+/)*[^\s/:@]+(?::[\w.-]*\d[\w.-]*|(?::[\w.-]+)?@sha256:[0-9a-f]{64})")
 Amount = Annotated[float, Field(ge=0)]
 
 
@@ -34,6 +35,24 @@ class JobResources(StrictModel):
     gpus: float = Field(default=0, ge=0)
     memory_gib: float = Field(default=0, ge=0)
     custom: dict[str, Amount] = Field(default={}, description="Ray's custom resources, such as a node type: amount")
+
+
+class PodResources(StrictModel):
+    """The pod of a whole run, in a Kubernetes work pool; what is not said here is the pool's.
+
+    With stages as jobs it computes nothing, and needs little.
+    """
+
+    image: str = Field(default="", description="By digest, or with a tag that names a version")
+    cpus: float | None = Field(default=None, gt=0)
+    memory_gib: float | None = Field(default=None, gt=0)
+
+    @field_validator("image")
+    @classmethod
+    def _pinned(cls, image: str) -> str:
+        if image and not IMAGE.fullmatch(image):
+            raise ValueError("not an image by digest or with a tag that names a version")
+        return image
 
 
 class ClusterConfig(StrictModel):
@@ -52,6 +71,7 @@ class ClusterConfig(StrictModel):
         default={},
         description="The same for single stages, by name (rlvr-2) or type (rlvr), in the place of `resources`",
     )
+    pod: PodResources = PodResources()
     directory: str = Field(
         default="", description="ringflow's code on Ray's nodes; where this process has it when empty"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,15 +17,23 @@ DEADLINE_S = 300
 
 def register(app: typer.Typer) -> None:
     @app.command()
-    def deploy(json_: JsonOption = False) -> None:
-        """Register the deployments of prefect.yaml, for the form in the Prefect UI and for schedules."""
+    def deploy(
+        pool: Annotated[
+            str, typer.Option(help="The work pool of all of them, in the place of the one in prefect.yaml.")
+        ] = "",
+        json_: JsonOption = False,
+    ) -> None:
+        """Register the deployments of prefect.yaml, for the form in the Prefect UI and for schedules.
+
+        Each gets the job variables that the cluster section of its recipe says.
+        """
         from flows import prefect_api
         from flows.cli import stack
         from flows.cli.output import print_json, print_table
 
         stack.ensure()
         _prefect_deploy()
-        found = [_shown(entry) for entry in prefect_api.deployments()]
+        found = [_shown(_with_variables(entry, pool)) for entry in prefect_api.deployments()]
         if json_:
             print_json(found)
             return
@@ -50,7 +58,24 @@ def _prefect_deploy() -> None:
         )
 
 
-def _shown(deployment: dict[str, Any]) -> dict[str, str]:
+def _with_variables(deployment: dict[str, Any], pool: str) -> dict[str, Any]:
+    """The deployment, with the pool that is wanted and its job variables, on the server too."""
+    from flows import prefect_api
+    from flows.job_variables import of_deployment
+
+    pool = pool or deployment["work_pool_name"]
+    variables = of_deployment(deployment, prefect_api.pool_type(pool))
+    changed = {
+        name: value
+        for name, value in (("work_pool_name", pool), ("job_variables", variables))
+        if value != (deployment.get(name) or {})
+    }
+    if changed:
+        prefect_api.ask("PATCH", f"/deployments/{deployment['id']}", changed)
+    return {**deployment, **changed}
+
+
+def _shown(deployment: dict[str, Any]) -> dict[str, Any]:
     from flows.prefect_api import ui_url
 
     clocks = [
@@ -60,5 +85,7 @@ def _shown(deployment: dict[str, Any]) -> dict[str, str]:
     return {
         "deployment": deployment["full_name"],
         "clock": "; ".join(clocks) or "-",
+        "pool": deployment["work_pool_name"],
+        "job_variables": deployment.get("job_variables") or {},
         "form": f"{ui_url()}/deployments/deployment/{deployment['id']}/run",
     }

@@ -36,6 +36,9 @@ def test_a_stage_has_its_own_reservation_else_that_of_its_type_else_the_common_o
         ("env={1X: a}", "'1X' is no name of an environment variable"),
         ("env.RAY_ADDRESS=head:6379", "RAY_ADDRESS is taken from the environment of whoever starts the run"),
         ("stage_resources.sft.cpu=2", "unknown key 'cpu'. Did you mean 'cpus'? Accepted keys: cpus, gpus, memory_gib"),
+        ("pod.image=registry:5000/ringflow-cpu:latest", "not an image by digest or with a tag that names a version"),
+        ("pod.image=registry:5000/ringflow-cpu", "not an image by digest"),
+        ("pod.memory_gib=0", "execution.cluster.pod.memory_gib: input should be greater than 0"),
         ("stage_resources.sft.cpus=-1", "execution.cluster.stage_resources.sft.cpus: input should be greater than"),
     ],
 )
@@ -43,6 +46,13 @@ def test_what_cannot_be_is_named_with_its_place(override: str, says: str) -> Non
     with pytest.raises(BadInput) as refused:
         cluster(override)
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "image", ["ringflow-cpu:0.1.0", "registry:5000/a/b@sha256:" + "0" * 64, "a:main@sha256:" + "1" * 64]
+)
+def test_a_pinned_image_is_one(image: str) -> None:
+    assert cluster(f"pod.image='{image}'").pod.image == image
 
 
 @pytest.mark.parametrize("name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "PREFECT_API_AUTH_STRING"])
