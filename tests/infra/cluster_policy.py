@@ -28,6 +28,7 @@ JOB = """entrypoint submissionMode clusterSelector rayClusterSpec runtimeEnvYAML
     ttlSecondsAfterFinished activeDeadlineSeconds backoffLimit submitterPodTemplate submitterConfig managedBy
     entrypointNumCpus entrypointNumGpus entrypointResources deletionStrategy metadata"""
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|AUTH_STRING|DATABASE_CONNECTION_URL|BACKEND_STORE_URI", re.I)
+REFERENCE = re.compile(r"_SECRET_(NAME|KEY)$")
 IMAGE = re.compile(r"(?:[^/@]+/)*[^/:@]+(?::(?P<tag>[\w.-]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?")
 UNITS = {"m": 1e-3, "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
@@ -48,6 +49,8 @@ def templates(item: dict) -> Iterator[tuple[str, int, dict]]:
     kind, spec = item["kind"], item.get("spec", {})
     if kind in ("Deployment", "StatefulSet"):
         yield f"{kind} {item['metadata']['name']}", spec.get("replicas", 1), spec["template"]
+    elif kind == "Job":
+        yield "Job", spec["parallelism"], spec["template"]
     elif kind == "RayCluster":
         yield "RayCluster head", 1, spec["headGroupSpec"]["template"]
         for group in spec["workerGroupSpecs"]:
@@ -59,7 +62,7 @@ def containers(template: dict) -> list[dict]:
 
 
 def schema(item: dict) -> list[str]:
-    name = f"{item['kind']} {item['metadata']['name']}"
+    name = f"{item['kind']} {item['metadata'].get('name', '')}"
     if item["apiVersion"] == "ray.io/v1":
         return [f"{name}: {each}" for each in (_ray_job(item) if item["kind"] == "RayJob" else _ray_cluster(item))]
     return [f"{name}: {each}" for each in _kubernetes(item)]
@@ -145,14 +148,15 @@ def isolation(item: dict, sandbox_namespace: str) -> list[str]:
         if not pod.get("priorityClassName"):
             found.append(f"{where}: no priority class")
         for container in containers(template):
-            found += [f"{where}/{container['name']}: {each}" for each in _container(container)]
+            probed = item["kind"] != "Job"  # who waits for a job waits for its end
+            found += [f"{where}/{container['name']}: {each}" for each in _container(container, probed)]
             unmasked = container.get("securityContext", {}).get("procMount") == "Unmasked"
             if unmasked and not (item["metadata"]["namespace"] == sandbox_namespace and pod.get("hostUsers") is False):
                 found.append(f"{where}/{container['name']}: unmasked /proc without a user namespace of the pod")
     return found
 
 
-def _container(container: dict) -> Iterator[str]:
+def _container(container: dict, probed: bool) -> Iterator[str]:
     context, limits = container.get("securityContext", {}), container.get("resources", {}).get("limits", {})
     if context.get("allowPrivilegeEscalation") is not False or context.get("privileged"):
         yield "may gain privileges"
@@ -162,15 +166,20 @@ def _container(container: dict) -> Iterator[str]:
         yield "keeps capabilities"
     if not {"cpu", "memory"} <= set(limits) or not {"cpu", "memory"} <= set(container["resources"].get("requests", {})):
         yield "without requests and limits of cpu and memory"
-    if "startupProbe" not in container:
+    if probed and "startupProbe" not in container:
         yield "no startup probe"
     # A sidecar is only ordered by its start; the pod's service is the container's.
-    if container.get("restartPolicy") != "Always" and not {"readinessProbe", "livenessProbe"} <= set(container):
+    if (
+        probed
+        and container.get("restartPolicy") != "Always"
+        and not {"readinessProbe", "livenessProbe"} <= set(container)
+    ):
         yield "no readiness or liveness probe"
     if not pinned(container["image"]):
         yield f"image {container['image']} is not pinned"
     for variable in container.get("env", ()):
-        if SECRET.search(variable["name"]) and "secretKeyRef" not in variable.get("valueFrom", {}):
+        named = REFERENCE.search(variable["name"])  # says where a secret is, and is none
+        if SECRET.search(variable["name"]) and not named and "secretKeyRef" not in variable.get("valueFrom", {}):
             yield f"{variable['name']} is not by reference to a secret"
 
 

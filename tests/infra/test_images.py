@@ -62,15 +62,22 @@ def pins(path: Path) -> dict[str, str]:
 
 
 def test_locks_agree_with_the_lock_of_the_project():
-    ours, servers, gpu = (
-        pins(path) for path in (ROOT / "requirements.lock", IMAGES / "servers.lock", IMAGES / "requirements-gpu.lock")
+    ours, servers, kubernetes, gpu = (
+        pins(path)
+        for path in (
+            ROOT / "requirements.lock",
+            *(IMAGES / name for name in ("servers.lock", "kubernetes.lock", "requirements-gpu.lock")),
+        )
     )
-    assert {name: ours[name] for name in servers if name in ours} == {k: v for k, v in servers.items() if k in ours}
+    for more in (servers, kubernetes):
+        assert {name: ours[name] for name in more if name in ours} == {k: v for k, v in more.items() if k in ours}
+    assert {k: v for k, v in kubernetes.items() if k in servers} == {k: servers[k] for k in kubernetes if k in servers}
+    assert "prefect-kubernetes" not in ours
     # What talks to the servers, or reads what another image wrote, must be the same in both images.
     for name in ("ray", "prefect", "mlflow", "megatron-core", "safetensors", "tokenizers", "transformers"):
         assert gpu[name] == ours[name]
     assert gpu["torch"] == ours["torch"].removesuffix("+cpu")
-    for path in (IMAGES / "servers.lock", IMAGES / "requirements-gpu.lock"):
+    for path in (IMAGES / name for name in ("servers.lock", "kubernetes.lock", "requirements-gpu.lock")):
         for package in re.split(r"^(?=\S+==)", path.read_text(), flags=re.M)[1:]:
             assert "--hash=sha256:" in package, package[:80]
 

@@ -17,7 +17,7 @@ from tests.infra.kustomize import build, patch
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "infra/kubernetes"
 OVERLAYS = ("overlays/cpu", "overlays/gpu")
-BUILT = {name: build(KUBERNETES / name) for name in ("base", *OVERLAYS, "jobs")}
+BUILT = {name: build(KUBERNETES / name) for name in ("base", *OVERLAYS, "pool", "jobs")}
 
 
 def of_kind(objects: list[dict], kind: str) -> list[dict]:
