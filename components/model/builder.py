@@ -32,6 +32,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
 from components.model.again import compute_again  # noqa: E402
+from components.model.head import use_tensor_cores  # noqa: E402
 from components.model.layers import GroupedExperts, LocalMoELayer, PackedAttention, PackedLayout, RMSNorm  # noqa: E402
 
 
@@ -303,6 +304,8 @@ def _build(spec: LingSpec, device: str, dtype: torch.dtype, layout: Layout) -> L
         # FP32 LM head in trainer and engine: worth about two reward points in the Ring 2.6 report.
         model.output_layer.float()
         model.output_layer.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
+        if device == "cuda":
+            use_tensor_cores(model.output_layer)
     return model.to(device)
 
 
