@@ -60,7 +60,7 @@ class Parity:
 class ReleasedEngine:
     """vLLM on a released directory, weights read from disk; runs in a process of its own."""
 
-    def __init__(self, directory: str, max_model_len: int) -> None:
+    def __init__(self, directory: str, max_model_len: int, memory: float | None = None) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from vllm import LLM
@@ -79,6 +79,7 @@ class ReleasedEngine:
             logprobs_mode="processed_logprobs",
             distributed_executor_backend="uni",
             disable_log_stats=True,
+            **({} if memory is None else {"gpu_memory_utilization": memory}),
         )
 
     def score(self, sequences: Many[Scored]) -> list[list[float]]:

@@ -96,7 +96,8 @@ def _work(writer: Any, name: str, device: str, model: str, exports: str) -> None
             from flows.bench._gpu_engine import run as found
         else:
             from flows.bench._gpu_engine import released as found
-        arguments = {"learner": (device,), "engine": (device, model), "released": (str(Path(exports).resolve()),)}[name]
+        place = str(Path(exports).resolve())
+        arguments = {"learner": (device,), "engine": (device, model), "released": (device, place)}[name]
         for each in found(*arguments):
             writer.send(each)
         writer.send(None)
