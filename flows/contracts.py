@@ -120,6 +120,7 @@ def _rules(recipe: Recipe, spec: LingSpec) -> None:
             where="sft.entropy_low",
         )
     Layout.of(recipe.execution).check(spec)
+    recipe.execution.check_devices()
     phases: dict[str, RlPhase] = {f"rlvr.{index}": phase for index, phase in enumerate(recipe.rlvr)}
     if recipe.rlhf is not None:
         phases["rlhf"] = recipe.rlhf

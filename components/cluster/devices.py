@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from components.cluster.warm import warm
-from components.failures import BadInput, DeadlineExceeded
+from components.failures import DeadlineExceeded
 from components.recipe.execution import ExecutionConfig
 
 
@@ -68,12 +68,7 @@ def shared_devices(execution: ExecutionConfig) -> list[Device]:
     Raises:
         BadInput: learners and engines do not stand on equally many GPUs.
     """
+    execution.check_devices()
     holders, width = execution.engines, execution.engine_tensor_parallel
-    if execution.learners != holders * width:
-        raise BadInput(
-            f"{execution.learners} learners and {holders} engines of {width} GPUs cannot stand on the same GPUs",
-            where="execution.learners",
-            remedy="Set learners to engines x engine_tensor_parallel, or placement to disaggregated",
-        )
     held: Any = warm(("devices", holders, width), lambda: SharedDevices(holders, width, execution.start_deadline_s))
     return held.devices

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from components.failures import BadInput
 from components.recipe.base import StrictModel
 from components.recipe.cluster import ClusterConfig
 
@@ -87,3 +88,13 @@ class ExecutionConfig(StrictModel):
     def shares_gpus(self) -> bool:
         """Learners and engines are on the same GPUs."""
         return self.device == "cuda" and self.placement != "disaggregated"
+
+    def check_devices(self) -> None:
+        """Raises BadInput when learners and engines shall share GPUs and do not stand on equally many."""
+        engines, width = self.engines, self.engine_tensor_parallel
+        if self.shares_gpus and self.learners != engines * width:
+            raise BadInput(
+                f"{self.learners} learners and {engines} engines of {width} GPUs cannot stand on the same GPUs",
+                where="execution.learners",
+                remedy="Set learners to engines x engine_tensor_parallel, or placement to disaggregated",
+            )

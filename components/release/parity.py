@@ -24,7 +24,7 @@ import numpy as np
 from components.failures import Diverged, InfrastructureError
 from components.recipe.execution import ExecutionConfig
 from components.release.serve import stored_dtype
-from components.rollout.engine import ENVIRONMENT
+from components.rollout.engine import ENVIRONMENT, GpuSettings
 
 if TYPE_CHECKING:
     from components.cluster.workers import WorkerGroup
@@ -101,14 +101,17 @@ class ReleasedEngine:
 def released_engine(directory: Path, longest: int, execution: ExecutionConfig) -> WorkerGroup:
     """A fresh engine on `directory`; starts in the background. longest: tokens of the longest sequence. Close it."""
     from components.cluster.connect import connect
+    from components.cluster.devices import shared_devices
     from components.cluster.workers import WorkerGroup
 
     connect(execution)
+    settings = GpuSettings.of(execution)
     return WorkerGroup(
         "components.release.parity:ReleasedEngine",
         1,
-        [(str(directory), longest + 1)],
+        [(str(directory), longest + 1, None if settings is None else settings.memory)],
         gpus=1 if execution.device == "cuda" else 0,
+        devices=[shared_devices(execution)[:1]] if execution.shares_gpus else None,
         env=ENVIRONMENT,
         threads=execution.threads if execution.device == "cpu" else 0,
         deadline_s=execution.start_deadline_s,

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from components.failures import BadInput, DeadlineExceeded, InfrastructureError
-from components.model.hf_config import FP8, INT4, has_quantised_experts, quantisation
+from components.model.hf_config import FP8, FP8_BLOCK, INT4, has_quantised_experts, quantisation
 
 # Read by components.release.vllm_server, which is not imported here: it registers model configurations.
 PARENT = "RINGFLOW_SERVER_PARENT"
@@ -101,6 +101,7 @@ def model_directory(model: str | Path) -> Path:
 def serve_command(model: str | Path, options: ServeOptions) -> tuple[list[str], dict[str, str]]:
     """(argv, environment) of the server. Raises BadInput when the model cannot be served."""
     directory = model_directory(model)
+    _check_whole_blocks(directory / "config.json", options.tensor_parallel)
     if options.device == "cpu":
         _check_cpu_has_kernels(directory / "config.json")
     arguments = ["serve", str(directory), "--host", options.host, "--port", str(options.port)]
@@ -139,6 +140,27 @@ def serve_command(model: str | Path, options: ServeOptions) -> tuple[list[str], 
             raise BadInput("the environment variable with the API key is empty", where=options.api_key_env)
         environment["VLLM_API_KEY"] = key  # not an argument: arguments are visible to every user of the machine
     return [sys.executable, "-m", "components.release.vllm_server", *arguments], environment
+
+
+def _check_whole_blocks(config: Path, tensor_parallel: int) -> None:
+    """vLLM multiplies FP8 by blocks of 128 x 128; what one device holds of a projection must be whole ones."""
+    if quantisation(config) != FP8:
+        return
+    fields = json.loads(config.read_text())
+    keys = max(1, fields["num_key_value_heads"] // tensor_parallel)
+    for field, size in (
+        ("hidden_size", fields["hidden_size"]),
+        ("num_key_value_heads x head_dim", keys * fields["head_dim"]),
+        ("intermediate_size", fields["intermediate_size"] / tensor_parallel),
+        ("moe_intermediate_size", fields["moe_intermediate_size"] / tensor_parallel),
+    ):
+        if size % FP8_BLOCK:
+            raise BadInput(
+                f"vLLM loads FP8 in blocks of {FP8_BLOCK}, one device would have {size:g} of {field}",
+                where=str(config),
+                remedy="Serve what `ringflow export MODEL --dtype bfloat16 --out DIR` writes"
+                + (", or lower --tensor-parallel" if tensor_parallel > 1 else ""),
+            )
 
 
 def _check_cpu_has_kernels(config: Path) -> None:

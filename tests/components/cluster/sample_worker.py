@@ -21,6 +21,7 @@ class SampleWorker:
         return {
             "threads": os.environ.get("OMP_NUM_THREADS"),
             "extra": os.environ.get("EXTRA"),
+            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "cores": sorted(os.sched_getaffinity(0)),
             "temporary": tempfile.mkdtemp(),
             "rank": os.environ["RINGFLOW_RANK"],

@@ -59,7 +59,7 @@ GRADIENT, VALUE = 3e-6, 3e-5
 @dataclass
 class Seen:
     """What one rank saw. grads: HF block -> gradient, of the blocks it sends. start, after: what it sends, (layout,
-    buffer), before and after the steps. streamed: what WholeTensors gave it."""
+    buffer), before and after the steps. streamed, everywhere: what WholeTensors gave it, for one rank and for all."""
 
     metrics: list[dict[str, float]]
     logprobs: list
@@ -68,6 +68,7 @@ class Seen:
     start: tuple
     after: tuple
     streamed: dict | None = None
+    everywhere: dict | None = None
 
 
 def sequences(count: int = 9, seed: int = 0) -> list[Sequence]:
@@ -160,6 +161,7 @@ def rank_main(rank: int, world: int, port: int, root: str, layouts: dict[str, La
             learner.load_hf(place / "start")
             stream = WholeTensors(learner.model)
             seen.streamed = {tensor: value.clone().numpy() for tensor, value in stream if value is not None}
+            seen.everywhere = {tensor: value.clone().numpy() for tensor, value in WholeTensors(learner.model, True)}
             if layout.divided:
                 learner.write_hf(place / "export", "nano")
             # From the resume point of one process: the next step under this layout, and as bitwise as its own.
@@ -289,6 +291,8 @@ def test_every_weight_is_sent_once_and_arrives_whole(ran, one, name):
     for tensor, value in read_hf_directory(one[0] / "start")[1]:
         np.testing.assert_array_equal(whole[tensor], value.numpy(), err_msg=tensor)
         np.testing.assert_array_equal(seen[0].streamed[tensor], value.numpy(), err_msg=tensor)
+        for rank in seen:
+            np.testing.assert_array_equal(rank.everywhere[tensor], value.numpy(), err_msg=tensor)
     assert max(part.bytes for part in shards.layouts) < 0.75 * sum(part.bytes for part in shards.layouts)
 
 
