@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import nullcontext
 
 import pytest
@@ -100,11 +101,21 @@ def test_reading_gives_float32_weights_and_a_second_export_changes_nothing(relea
 
 
 def test_what_cannot_be_read_or_served_is_told(release, tmp_path, monkeypatch):
+    for device in ("cpu", "cuda"):
+        with pytest.raises(BadInput, match=r"blocks of 128, one device would have 64 of hidden_size.*--dtype bfloat16"):
+            serve_command(release, ServeOptions(device=device))
+    whole = shutil.copytree(release, tmp_path / "whole")
+    path = next(whole.glob("**/config.json"))
+    sizes = {"hidden_size": 256, "num_key_value_heads": 4, "head_dim": 64}
+    sizes |= {"intermediate_size": 512, "moe_intermediate_size": 128}
+    path.write_text(json.dumps(json.loads(path.read_text()) | sizes))
     for amx in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         with nullcontext() if amx else pytest.raises(BadInput, match=r"need AMX.*export MODEL --dtype bfloat16"):
-            serve_command(release, ServeOptions())
-    assert "bfloat16" in serve_command(release, ServeOptions(device="cuda"))[0]
+            serve_command(whole, ServeOptions())
+    assert "bfloat16" in serve_command(whole, ServeOptions(device="cuda"))[0]
+    with pytest.raises(BadInput, match=r"would have 64 of moe_intermediate_size.*or lower --tensor-parallel"):
+        serve_command(whole, ServeOptions(device="cuda", tensor_parallel=2))
     with pytest.raises(BadInput, match=r"'fp4'.*float32, bfloat16, fp8"):
         export(release, tmp_path / "out", "ring-test", "fp4")
     broken = tmp_path / "broken"
