@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from components.artifacts.store import Store
@@ -162,20 +163,44 @@ def test_sigterm_ends_the_flow_and_not_the_job(corpus_alone: JobWorld, flow) -> 
     assert world.calls() == CORPUS
 
 
-def test_cancelling_stops_the_job(corpus_alone: JobWorld, flow) -> None:
+@pytest.mark.fault(
+    "two runs race for one stage", "as a Ray job, one is cancelled", "the other goes on with a second job"
+)
+def test_cancelling_stops_the_job_and_only_the_run_that_was_cancelled(corpus_alone: JobWorld, flow) -> None:
+    world = corpus_alone
+    world.touch("block-corpus")
+    first = flow()
+    world.wait_blocked("corpus")
+    (run,) = [run for run in prefect_api.recent_runs(50, ("RUNNING",)) if world.project in str(run["parameters"])]
+    second = flow()
+    world.wait_said("this run attends to it")
+    prefect_api.cancel(run["id"])
+    first.join(PATIENCE_S)
+    assert prefect_api.get_run(run["id"])["state_type"] == "CANCELLED", world.log()
+    assert world.of("corpus")[0].status == "STOPPED"
+    world.unblock("corpus")
+    second.join(PATIENCE_S)
+    assert second.exitcode == 0, world.log()
+    assert [job.status for job in world.of("corpus")] == ["STOPPED", "SUCCEEDED"]
+    assert world.calls() == CORPUS + Counter({"corpus 3": 1})
+    assert world.lease("corpus").token == 2  # the first job gave it back; nobody had to wait for it to go stale
+    assert "taken over from" not in world.log()
+
+
+@pytest.mark.fault("kill -9 of Ray's Jobs API", "while a stage's job is at work", "attended again when it is back")
+def test_the_jobs_api_may_go_away_and_come_back(corpus_alone: JobWorld, flow, stack) -> None:
     world = corpus_alone
     world.touch("block-corpus")
     process = flow()
     world.wait_blocked("corpus")
-    (run,) = [run for run in prefect_api.recent_runs(50, ("RUNNING",)) if world.project in str(run["parameters"])]
-    prefect_api.cancel(run["id"])
-    process.join(PATIENCE_S)
-    assert prefect_api.get_run(run["id"])["state_type"] == "CANCELLED", world.log()
-    assert [job.status for job in world.of("corpus")] == ["STOPPED"]
-    assert world.lease("corpus").released
+    (api,) = [service for service in embedded.status(stack.home) if service.name == "jobs"]
+    psutil.Process(api.pid).kill()
+    assert "jobs" in embedded.up(stack.home, deadline_s=120).started
     world.unblock("corpus")
-    assert world.run().succeeded
-    assert world.calls() == CORPUS + Counter({"corpus 3": 1})
+    process.join(PATIENCE_S)
+    assert process.exitcode == 0, world.log()
+    assert world.calls() == CORPUS
+    assert [job.status for job in world.of("corpus")] == ["SUCCEEDED"]
 
 
 @pytest.mark.fault("two runs race for one stage", "as Ray jobs", "one job, both attend to it")

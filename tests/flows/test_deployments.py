@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.failures import BadInput
 from flows import prefect_api
 from flows.compare_request import CompareRequest
 from flows.forms import stage_names
@@ -166,8 +167,6 @@ def test_model_name_is_an_override_and_a_stage_alone_has_nothing_after_it() -> N
 
 
 def test_forcing_a_stage_that_is_left_out_is_refused() -> None:
-    from components.failures import BadInput
-
     with pytest.raises(BadInput, match="sft cannot run again"):
         RunRequest(recipe="smoke", only=["corpus"], force=["sft"]).choice(RunRequest(recipe="smoke").load()[0])
 
@@ -182,3 +181,32 @@ def test_a_real_server_takes_every_deployment(stack) -> None:
     assert str(ROOT) not in json.dumps(found["recipe"])
     assert found["recipe"]["global_concurrency_limit"]["limit"] == 1
     assert found["recipe"]["parameter_openapi_schema"]["definitions"]["RunRequest"]["properties"]["recipe"]["enum"]
+
+
+@pytest.mark.server
+def test_deploy_gives_each_deployment_the_pool_and_the_variables_of_its_recipe(stack, tmp_path: Path) -> None:
+    from flows.cli.deploy import _with_variables
+
+    recipe = tmp_path / "own.yaml"
+    section = "execution: {cluster: {env: {OMP_NUM_THREADS: '4'}, pod: {cpus: 2, memory_gib: 8}}}"
+    lines = (RECIPES / "smoke.yaml").read_text().splitlines()
+    assert not [line for line in lines if line.startswith("execution:")]
+    recipe.write_text("\n".join([*lines, section]))
+    template = json.loads((ROOT / "infra/kubernetes/pool/base-job-template.json").read_text())
+    prefect_api.ask("POST", "/work_pools/", {"name": "pods", "type": "kubernetes", "base_job_template": template})
+    flow = prefect_api.ask("POST", "/flows/", {"name": "ring"})["id"]
+    body = {"name": "own", "flow_id": flow, "entrypoint": "flows.recipe_flow.ring", "work_pool_name": "ringflow"}
+    body |= {"parameters": {"request": {"recipe_file": str(recipe)}}, "enforce_parameter_schema": False}
+
+    def registered(pool: str) -> dict:
+        made = prefect_api.ask("POST", "/deployments/", body)
+        _with_variables(made, pool)
+        found = prefect_api.ask("GET", f"/deployments/{made['id']}")
+        return {"pool": found["work_pool_name"], **found["job_variables"]}
+
+    env = {"OMP_NUM_THREADS": "4"}
+    assert registered("") == {"pool": "ringflow", "env": env}
+    # Prefect checks them against the pool's template.
+    assert registered("pods") == {"pool": "pods", "env": env, "cpu": "2", "memory": "8192Mi"}
+    with pytest.raises(BadInput, match="nowhere: no such work pool"):
+        registered("nowhere")
