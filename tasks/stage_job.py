@@ -123,7 +123,8 @@ class _Attempt:
                     self._stop(job)
                     self.session.stop.check()
                 shown.take(tail)
-                if not tail.ended.is_set() and time.monotonic() - looked < LOOK_EVERY_S:
+                over = shown.end is not None or tail.ended.is_set()
+                if not over and time.monotonic() - looked < LOOK_EVERY_S:
                     continue
                 looked = time.monotonic()
                 try:
@@ -210,16 +211,16 @@ class _Shown:
             session.board.state(node.name, "running", f"attends to job {job}")
 
     def take(self, tail: Following) -> None:
-        lines = tail.lines(0.1 if tail.ended.is_set() else 1.0)
+        lines = tail.lines(0.2 if self.end is not None or tail.ended.is_set() else 1.0)
         for line in lines:
             self._line(line)
         if not self._live and tail.caught_up:
             self._show_kept()
 
     def rest(self, tail: Following) -> None:
-        """The lines up to the end; the job has ended."""
+        """The lines up to the last one of a job that has ended. Ray closes its log seconds later."""
         give_up = time.monotonic() + LAST_LINES_S
-        while time.monotonic() < give_up and not (tail.ended.is_set() and not tail.waiting):
+        while self.end is None and time.monotonic() < give_up and not (tail.ended.is_set() and not tail.waiting):
             self.take(tail)
         self._show_kept()
 

@@ -21,7 +21,7 @@ from infra.stack.profile import JOBS_VARIABLE
 from tests.faults.jobs import JobWorld
 from tests.faults.mini import NODES, wait_for
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(500)]
 
 ONCE = Counter({f"{node} {step}": 1 for node in NODES for step in range(1, 6)})
 CORPUS = Counter({call: count for call, count in ONCE.items() if call.startswith("corpus")})
