@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts.fingerprint import fingerprint_of
+from components.artifacts.provenance import recipe_version
 from components.artifacts.ref import ArtifactRef
 from components.cluster.jobs import Following, Jobs, JobState, wait_ended
 from components.failures import Cancelled, DeadlineExceeded, InfrastructureError, IntegrityError
@@ -26,7 +27,7 @@ from components.telemetry.logs import here
 from tasks.job_events import failure_of, heard, last_end
 from tasks.job_order import StageOrder
 from tasks.node import Node
-from tasks.obtain import Timing, look, reuse
+from tasks.obtain import OTHER_RUN_DEADLINE_S, Timing, look, reuse
 from tasks.progress import Progress
 from tasks.session import Session
 
@@ -41,6 +42,8 @@ STOP_S = 15
 LAST_LINES_S = 10.0
 EARLIER_LINES = 50
 RACES = 5
+# How ids of our jobs begin, and the key of their recipe in what Ray keeps about them.
+JOBS, RECIPE = "ringflow-", "ringflow.recipe"
 
 
 def obtain_by_job(node: Node, session: Session, refs: Mapping[str, ArtifactRef], timing: Timing) -> ArtifactRef:
@@ -63,7 +66,7 @@ def obtain_by_job(node: Node, session: Session, refs: Mapping[str, ArtifactRef],
 
 
 def job_prefix(order: StageOrder) -> str:
-    return f"ringflow-{order.execution.project}-{order.stage}-{order.fingerprint[:32]}-"
+    return f"{JOBS}{order.execution.project}-{order.stage}-{order.fingerprint[:32]}-"
 
 
 class _Attempt:
@@ -72,6 +75,8 @@ class _Attempt:
     def __init__(self, node: Node, session: Session, jobs: Jobs, order: StageOrder, timing: Timing) -> None:
         self.node, self.session, self.jobs, self.order, self.timing = node, session, jobs, order, timing
         self.config = session.execution.cluster
+        version = recipe_version(session.loaded.recipe) if session.loaded is not None else ""
+        self.recipe = f"{session.execution.project}/{version}"
 
     def result(self) -> ArtifactRef:
         for _ in range(RACES):
@@ -86,16 +91,31 @@ class _Attempt:
         raise InfrastructureError(f"{self.node.name}: no job could be submitted in {RACES} tries; others were faster")
 
     def _choose(self) -> tuple[str, bool]:
-        """(id of the job to attend to, whether it is yet to be submitted); no id when the artifact is there."""
-        prefix = job_prefix(self.order)
-        found = {job.id.removeprefix(prefix): job for job in self.jobs.of(prefix)}
-        known = {int(number): job for number, job in found.items() if number.isdecimal()}
-        alive = [number for number, job in known.items() if not job.ended]
-        if alive:
-            return known[max(alive)].id, False
-        if self._found() is not None:
-            return "", False
-        return f"{prefix}{max(known, default=0) + 1}", True
+        """(id of the job to attend to, whether it is yet to be submitted); no id when the artifact is there.
+
+        Before a new job the others of the recipe end: a flow that died may have left one, and two would share the same
+        cores or GPUs (as tasks.session.Session.hardware says of the stages of one flow).
+        """
+        prefix, give_up, said = job_prefix(self.order), time.monotonic() + OTHER_RUN_DEADLINE_S, ""
+        while True:
+            jobs = self.jobs.of(JOBS)
+            found = {job.id.removeprefix(prefix): job for job in jobs if job.id.startswith(prefix)}
+            known = {int(number): job for number, job in found.items() if number.isdecimal()}
+            alive = [number for number, job in known.items() if not job.ended]
+            if alive:
+                return known[max(alive)].id, False
+            if self._found() is not None:
+                return "", False
+            others = [job.id for job in jobs if not job.ended and job.about.get(RECIPE) == self.recipe]
+            if not others:
+                return f"{prefix}{max(known, default=0) + 1}", True
+            if time.monotonic() > give_up:
+                raise DeadlineExceeded(f"{self.node.name} waited {OTHER_RUN_DEADLINE_S:g} s for job {others[0]} to end")
+            if said != others[0]:
+                said = others[0]
+                self.session.board.state(self.node.name, "running", f"waits for job {said}")
+            self.session.stop.wait(LOOK_EVERY_S)
+            self.session.stop.check()
 
     def _submit(self, job: str) -> bool:
         key = self.order.put(self.session.store, job)
@@ -104,7 +124,7 @@ class _Attempt:
         env = {name: value for name in PASSED_ON if (value := os.environ.get(name))} | self.config.env
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [directory, self.config.env.get("PYTHONPATH", "")]))
         env["RAY_JOB_STOP_WAIT_TIME_S"] = str(STOP_S)
-        about = {"ringflow.stage": self.node.name, "ringflow.run": self.session.run_id}
+        about = {"ringflow.stage": self.node.name, "ringflow.run": self.session.run_id, RECIPE: self.recipe}
         resources = self.config.of_stage(self.node.name, self.order.stage)
         working = shlex.quote(self.config.directory or os.getcwd())
         if not self.jobs.submit(job, f"cd {working} && exec {command}", env, resources, about):

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from components.failures import BadInput, InfrastructureError
@@ -34,11 +34,15 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class JobState:
-    """status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED. message: Ray's; of a failed job its last log lines."""
+    """status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED. message: Ray's; of a failed job its last log lines.
+
+    about: what its submitter said of it.
+    """
 
     id: str
     status: str
     message: str = ""
+    about: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:
@@ -144,7 +148,7 @@ class Jobs:
 
 
 def _state(details: Any) -> JobState:
-    return JobState(details.submission_id, str(details.status.value), details.message or "")
+    return JobState(details.submission_id, str(details.status.value), details.message or "", details.metadata or {})
 
 
 class Following:

@@ -11,13 +11,17 @@ import httpx
 import psutil
 import pytest
 
+from components.artifacts.provenance import recipe_version
 from components.artifacts.store import Store
 from components.cluster.jobs import Jobs
 from components.failures import BadInput, InfrastructureError
 from components.lineage.tracker import Tracker
+from components.recipe.cluster import JobResources
 from flows import prefect_api
+from flows.request import RunRequest
 from infra import stack as embedded
 from infra.stack.profile import JOBS_VARIABLE
+from tasks.stage_job import RECIPE
 from tests.faults.jobs import JobWorld
 from tests.faults.mini import NODES, wait_for
 
@@ -216,6 +220,23 @@ def test_two_runs_attend_to_one_job(corpus_alone: JobWorld, flow) -> None:
         assert process.exitcode == 0, world.log()
     assert world.calls() == CORPUS
     assert len(world.of("corpus")) == 1
+
+
+def test_a_new_job_waits_for_another_of_its_recipe(corpus_alone: JobWorld, flow) -> None:
+    """A flow that died has left it: both would use the same cores."""
+    world = corpus_alone
+    recipe = RunRequest(recipe="smoke", overrides=world.overrides).load()[1].recipe
+    left = f"ringflow-{world.project}-other-1"
+    about = {RECIPE: f"{world.project}/{recipe_version(recipe)}"}
+    assert world.jobs.submit(left, "exec sleep 300", {}, JobResources(), about)
+    assert not world.jobs.submit(left, "true", {}, JobResources(), about)  # Ray takes an id once
+    process = flow()
+    world.wait_said(f"waits for job {left}")
+    assert not world.of("corpus")
+    world.jobs.stop(left)
+    process.join(PATIENCE_S)
+    assert process.exitcode == 0, world.log()
+    assert world.calls() == CORPUS
 
 
 def test_a_failure_in_the_job_is_one_of_the_flow(corpus_alone: JobWorld) -> None:
