@@ -64,6 +64,9 @@ class ExecutionConfig(StrictModel):
         lt=1,
         description="Share of a GPU's memory an engine may fill; 0.9, or 0.4 where learners are on the same GPUs",
     )
+    engine_graphs: bool = Field(
+        default=False, description="Engines on GPUs decode by CUDA graphs, captured at their start, instead of eagerly"
+    )
     engine_tensor_parallel: int = Field(default=1, ge=1, description="GPUs of one node that share an engine's matrices")
     placement: Literal["shared", "colocated", "disaggregated"] = Field(
         default="shared",

@@ -50,10 +50,12 @@ ENVIRONMENT = {
 @dataclass(frozen=True)
 class GpuSettings:
     """memory: share of the GPU's memory that the engine may fill. transfer: backend of weight exchange
-    (components.training.device_transfer)."""
+    (components.training.device_transfer). graphs: decode by CUDA graphs; without torch.compile, which would take a
+    minute at every start. New weights are copied to where the old ones were, so a graph stays valid."""
 
     memory: float
     transfer: Literal["ipc", "nccl"]
+    graphs: bool = False
 
     @classmethod
     def of(cls, execution: ExecutionConfig) -> GpuSettings | None:
@@ -61,11 +63,13 @@ class GpuSettings:
         if execution.device != "cuda":
             return None
         shared = execution.shares_gpus
-        return cls(execution.engine_memory or (0.4 if shared else 0.9), "ipc" if shared else "nccl")
+        memory = execution.engine_memory or (0.4 if shared else 0.9)
+        return cls(memory, "ipc" if shared else "nccl", execution.engine_graphs)
 
     def arguments(self) -> dict[str, Any]:
         """Of vllm.LLM."""
-        return {
+        graphs = {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}}
+        return (graphs if self.graphs else {"enforce_eager": True}) | {
             "enable_sleep_mode": True,
             "gpu_memory_utilization": self.memory,
             "weight_transfer_config": {"backend": self.transfer},
@@ -125,7 +129,6 @@ class Engine:
             dtype=dtype,
             load_format="dummy",
             skip_tokenizer_init=True,
-            enforce_eager=True,
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max(4096, max_model_len),
@@ -134,7 +137,7 @@ class Engine:
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
             enable_prefix_caching=not routing,
-            **(gpu.arguments() if gpu is not None else {}),
+            **(gpu.arguments() if gpu is not None else {"enforce_eager": True}),
             tensor_parallel_size=tensor_parallel,
             distributed_executor_backend="uni" if tensor_parallel == 1 else "mp",
             worker_extension_cls="components.rollout.worker_extension.EngineWorker",
