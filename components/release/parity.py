@@ -24,7 +24,8 @@ import numpy as np
 from components.failures import Diverged, InfrastructureError
 from components.recipe.execution import ExecutionConfig
 from components.release.serve import stored_dtype
-from components.rollout.engine import ENVIRONMENT, GpuSettings
+from components.rollout.engine import ENVIRONMENT
+from components.rollout.gpu import GpuSettings
 
 if TYPE_CHECKING:
     from components.cluster.workers import WorkerGroup

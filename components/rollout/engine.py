@@ -17,16 +17,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from components.failures import BadInput, DeadlineExceeded, IntegrityError
 from components.model.wire import received
-from components.recipe.execution import ExecutionConfig
 from components.rollout.exchange import Layouts, verify
+from components.rollout.gpu import GpuSettings
 from components.rollout.partial import PartialDecoder, check_fits, drawn_logprobs, sampling_arguments
 from components.rollout.routing import RoutingRecorder
 from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
@@ -45,35 +44,6 @@ ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-
-
-@dataclass(frozen=True)
-class GpuSettings:
-    """memory: share of the GPU's memory that the engine may fill. transfer: backend of weight exchange
-    (components.training.device_transfer). graphs: decode by CUDA graphs; without torch.compile, which would take a
-    minute at every start. New weights are copied to where the old ones were, so a graph stays valid."""
-
-    memory: float
-    transfer: Literal["ipc", "nccl"]
-    graphs: bool = False
-
-    @classmethod
-    def of(cls, execution: ExecutionConfig) -> GpuSettings | None:
-        """None on CPUs."""
-        if execution.device != "cuda":
-            return None
-        shared = execution.shares_gpus
-        memory = execution.engine_memory or (0.4 if shared else 0.9)
-        return cls(memory, "ipc" if shared else "nccl", execution.engine_graphs)
-
-    def arguments(self) -> dict[str, Any]:
-        """Of vllm.LLM."""
-        graphs = {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}}
-        return (graphs if self.graphs else {"enforce_eager": True}) | {
-            "enable_sleep_mode": True,
-            "gpu_memory_utilization": self.memory,
-            "weight_transfer_config": {"backend": self.transfer},
-        }
 
 
 class Engine:

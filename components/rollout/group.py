@@ -24,8 +24,9 @@ from components.model.wire import WeightShards
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.rollout.device_transfer import EngineClient
-from components.rollout.engine import ENVIRONMENT, GpuSettings
+from components.rollout.engine import ENVIRONMENT
 from components.rollout.exchange import Layouts, checksum, pack
+from components.rollout.gpu import GpuSettings
 from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
 
 

@@ -3,6 +3,8 @@ in `ringflow bench gpu`): the order is what counts here."""
 
 from __future__ import annotations
 
+from components.recipe.execution import ExecutionConfig
+from components.rollout.gpu import GpuSettings
 from components.rollout.placement import TurnTaking
 
 
@@ -46,3 +48,19 @@ def test_weights_that_were_not_moved_yet_find_both_sides_awake():
         "learners.logprobs",
     ]
     assert turns.turns.released == {"engines": [7, 7], "learners": [7]}
+
+
+def test_what_an_engine_is_told_on_gpus():
+    assert GpuSettings.of(ExecutionConfig()) is None
+    shared = GpuSettings.of(ExecutionConfig(device="cuda", placement="colocated"))
+    assert shared is not None
+    assert shared.arguments() == {
+        "enforce_eager": True,
+        "enable_sleep_mode": True,
+        "gpu_memory_utilization": 0.4,
+        "weight_transfer_config": {"backend": "ipc"},
+    }
+    apart = GpuSettings.of(ExecutionConfig(device="cuda", placement="disaggregated", engine_graphs=True))
+    assert apart == GpuSettings(0.9, "nccl", graphs=True)
+    assert "enforce_eager" not in apart.arguments()
+    assert GpuSettings.of(ExecutionConfig(device="cuda", engine_memory=0.6)) == GpuSettings(0.6, "ipc")
