@@ -1,6 +1,7 @@
 """`ringflow plan RECIPE --devices 64xH100`: the plan of components.model.planner as tables or JSON.
 
-Two columns: what the code does today, and what it would do with the GPU work that docs/scale.md lists.
+Two columns: what the code does today with the recipe's settings, and what it would do with the work that docs/scale.md
+lists.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from components.model.memory import METHODS
 from components.model.planner import MOST_DEVICES, LoadTime, Plan, plan, smallest
 from components.recipe.recipe import Recipe
 
-LEARNER_PARTS = ("weights", "gradients", "moments", "activations", "logits", "buffers", "total")
+LEARNER_PARTS = ("weights", "gradients", "moments", "activations", "working", "buffers", "total")
 ENGINE_PARTS = ("weights", "kv_cache", "buffers", "total")
-UPDATE_PARTS = ("compute", "bubble", "tensor", "context", "expert", "pipeline", "gradients")
+UPDATE_PARTS = ("compute", "memory", "optimiser", "bubble", "tensor", "context", "expert", "pipeline", "gradients")
 
 
 def scale_plan(recipe: Recipe, devices: str, mean_length: float) -> list[tuple[Plan, Plan | None]]:
@@ -25,7 +26,7 @@ def scale_plan(recipe: Recipe, devices: str, mean_length: float) -> list[tuple[P
     Raises BadInput for devices that cannot be read or divided.
     """
     cluster = parse_cluster(devices)
-    made = [plan(recipe, cluster, method, mean_length) for method in METHODS.values()]
+    made = [plan(recipe, cluster, method(recipe.execution), mean_length) for method in METHODS.values()]
     return [(p, p if p.fits else smallest(recipe, cluster, p.method, mean_length)) for p in made]
 
 
@@ -96,8 +97,13 @@ def print_scale(recipe: Recipe, devices: str, mean_length: float, json_: bool) -
     rows += [[f"engine: {part}", *(_gb(getattr(p.engine, part)) for p in plans)] for part in ENGINE_PARTS]
     print()
     print_table(["GB of the fullest device", *names], rows, right=names)
+    shown: list[Plan] = []
     for p in (fitting for _, fitting in made if fitting is not None):
         print()
+        if same := next((other for other in shown if (other.cluster, other.times) == (p.cluster, p.times)), None):
+            print(f"{p.method.name} on {_devices(p.cluster)}: the seconds of {same.method.name}")
+            continue
+        shown.append(p)
         stages = [time.load.name for time in p.times]
         title = f"{p.method.name} on {_devices(p.cluster)}, s a step"
         print_table([title, *stages], _time_rows(p.times), right=stages)

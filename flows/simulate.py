@@ -62,7 +62,7 @@ def chosen_plan(graph: Graph, devices: str, method: str | None, mean_length: flo
         raise BadInput(f"unknown method {method!r}", where="--method", remedy=f"Take {' or '.join(METHODS)}")
     made = None
     for candidate in [METHODS[method]] if method else METHODS.values():
-        made = plan(graph.recipe, cluster, candidate, mean_length)
+        made = plan(graph.recipe, cluster, candidate(graph.recipe.execution), mean_length)
         if made.fits:
             return made
     assert made is not None

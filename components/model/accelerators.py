@@ -10,7 +10,8 @@ from components.failures import BadInput
 
 @dataclass(frozen=True)
 class Accelerator:
-    """memory: bytes. flops: dense peak per second by dtype of the operands; float32 without TF32, torch's default.
+    """memory: bytes. flops: dense peak per second by dtype of the operands; float32 without TF32, torch's default
+    (tfloat32 is float32 with it).
     bandwidth: of the memory. link: to the other devices of a node. network: to other nodes. All bytes per second."""
 
     name: str
@@ -27,23 +28,23 @@ ACCELERATORS = {
     device.name: device
     for device in (
         Accelerator(
-            *("A100", 80e9, {"bfloat16": 312e12, "float32": 19.5e12}, 2.039e12, 300e9, 25e9, 8),
+            *("A100", 80e9, {"bfloat16": 312e12, "tfloat32": 156e12, "float32": 19.5e12}, 2.039e12, 300e9, 25e9, 8),
             source="NVIDIA A100 80GB SXM data sheet; DGX A100: 200 Gb/s a GPU",
         ),
         Accelerator(
-            *("H800", 80e9, {"bfloat16": 989.4e12, "float32": 66.9e12}, 3.35e12, 200e9, 50e9, 8),
+            *("H800", 80e9, {"bfloat16": 989.4e12, "tfloat32": 494.7e12, "float32": 66.9e12}, 3.35e12, 200e9, 50e9, 8),
             source="as H100, with NVLink cut to 400 GB/s (arXiv 2505.09343)",
         ),
         Accelerator(
-            *("H100", 80e9, {"bfloat16": 989.4e12, "float32": 66.9e12}, 3.35e12, 450e9, 50e9, 8),
+            *("H100", 80e9, {"bfloat16": 989.4e12, "tfloat32": 494.7e12, "float32": 66.9e12}, 3.35e12, 450e9, 50e9, 8),
             source="NVIDIA H100 SXM data sheet; DGX H100: 400 Gb/s a GPU",
         ),
         Accelerator(
-            *("H200", 141e9, {"bfloat16": 989.4e12, "float32": 66.9e12}, 4.8e12, 450e9, 50e9, 8),
+            *("H200", 141e9, {"bfloat16": 989.4e12, "tfloat32": 494.7e12, "float32": 66.9e12}, 4.8e12, 450e9, 50e9, 8),
             source="NVIDIA H200 SXM data sheet; DGX H200: 400 Gb/s a GPU",
         ),
         Accelerator(
-            *("B200", 180e9, {"bfloat16": 2250e12, "float32": 80e12}, 8e12, 900e9, 50e9, 8),
+            *("B200", 180e9, {"bfloat16": 2250e12, "tfloat32": 1125e12, "float32": 80e12}, 8e12, 900e9, 50e9, 8),
             source="NVIDIA HGX B200 data sheet, 180 GB usable; DGX B200: 400 Gb/s a GPU",
         ),
     )

@@ -1,11 +1,15 @@
-"""Seconds of a step on a cluster: a model of volumes and peaks, documented here and calibrated nowhere.
+"""Seconds of a step on a cluster: a model of volumes and peaks, documented here, held to three steps of one GPU.
 
 A part of a step is its work over a peak times an efficiency. Nothing overlaps: communication, bubbles and waiting are
 added up, so a tuned cluster is faster, and whatever this leaves out (stragglers, kernel launches, data, verifiers)
-makes it slower. The efficiencies are guesses in the usual range of published runs.
+makes it slower. Products and memory were measured on one H200 (docs/gpu.md); the efficiency of links is a guess.
 
 Work per token and layer: 2 operations a weight that is used, forward; twice that backward; once more with recompute;
-attention of a causal document of length s costs 2 s heads head_dim more, forward.
+attention of a causal document of length s costs 2 s heads head_dim more, forward. The LM head likewise at a rate of its
+own, once more where logits are made in parts, on the last stage, which is therefore the slowest of a pipeline.
+
+Bytes that one rank reads and writes besides: operators that are no products, over what layers save, over logits, the
+gradient of every micro-batch into the float32 one, and the optimiser's.
 
 Bytes that one rank sends, forward, per micro-batch (t tokens in all, a = t / (tensor x context) of its own, width w):
     tensor      2 all-gathers and 2 reduce-scatters a layer of [t / context, hidden]: 4 (T - 1)/T t/C hidden w, and one
@@ -24,20 +28,43 @@ from dataclasses import dataclass
 
 from components.model.accelerators import Cluster
 from components.model.layout import Layout
-from components.model.memory import EngineLayout, Method, kv_bytes, rank_parameters
+from components.model.memory import (
+    EngineLayout,
+    Method,
+    RankParameters,
+    attention_scores,
+    kv_bytes,
+    layer_activations,
+    rank_parameters,
+    weight_bytes,
+)
 from components.model.spec import LingSpec
 
-MATMUL = 0.4  # of the peak, over attention, grouped and dense products
+# Of the peak, over attention, grouped and dense products of layers; grouped ones of a profiled bfloat16 step: 0.42.
+MATMUL = 0.4
+HEAD = 0.65  # the LM head's products, few and large: in TF32 in that step; 0.77 in plain float32 in another
+# Of the memory's: AdamW's kernel 0.70, gradients added to the float32 one 0.51, log-softmax about 0.6 in that step.
+BANDWIDTH = 0.6
 LINK = 0.7  # of links and network
-BANDWIDTH = 0.6  # of the memory's, in decoding
+# Bytes that operators between a layer's products read and write for one byte that it saves, forward and backward:
+# counted over a model of Ring-mini-2.0's proportions, 3.4 and 6.0 in float32, 4.6 and 8.1 in bfloat16 (test_cost.py).
+FORWARD, BACKWARD = 4, 7
+# Times that the loss (components.training.parallel) reads or writes all logits, forward and backward.
+LOSS_FORWARD, LOSS_BACKWARD = 8, 4
+# Bytes of one optimiser step for a parameter: AdamW reads four float32 values and writes three; the gradient is set to
+# zero once and read once for the norm.
+ADAMW, ZERO, NORM = 28, 4, 4
 HOP_S = 10e-6  # latency of one collective among the devices of an engine
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds, and with them the bytes that one rank sends (`sent`), by cause."""
+    """Seconds, and with them the bytes that one rank sends (`sent`), by cause. compute: products. memory: operators
+    between them."""
 
     compute: float
+    memory: float
+    optimiser: float
     bubble: float
     tensor: float
     context: float
@@ -47,9 +74,16 @@ class StepTime:
     sent: dict[str, float]
 
     @property
+    def moving(self) -> float:
+        return self.tensor + self.context + self.expert + self.pipeline + self.gradients
+
+    @property
+    def working(self) -> float:
+        return self.compute + self.memory + self.optimiser + self.bubble
+
+    @property
     def total(self) -> float:
-        moving = self.tensor + self.context + self.expert + self.pipeline + self.gradients
-        return self.compute + self.bubble + moving
+        return self.working + self.moving
 
 
 def forward_flops(spec: LingSpec, length: float) -> float:
@@ -77,14 +111,16 @@ def step_time(
     """
     stages = {0, min(1, layout.pipeline - 1), layout.pipeline - 1}  # the others are like the second
     own = max((rank_parameters(spec, layout, stage) for stage in stages), key=lambda own: own.total)
+    speed = cluster.accelerator
     batches = max(updates, -(-tokens // (micro_batch * layout.data)))  # of a replica: the slowest one counts
-    passes = (4 if method.recompute else 3) if train else 1
-    peak = cluster.accelerator.flops[method.dtype] * MATMUL
-    compute = passes * forward_flops(spec, length) * batches * micro_batch / layout.replica / peak
-    bubble = compute * (layout.pipeline - 1) * updates / batches
+    mine = micro_batch / (layout.tensor * layout.context)
+    compute = batches * mine * _products(spec, layout, method, cluster, length, train)
+    memory = batches * _traffic(spec, layout, method, own, mine, length, train) / (speed.bandwidth * BANDWIDTH)
+    stepped = _optimiser_traffic(layout, method, own) if train else 0.0
+    optimiser = updates * stepped / (speed.bandwidth * BANDWIDTH)
+    bubble = (compute + memory) * (layout.pipeline - 1) * updates / batches
 
     width, hidden, here = method.width, spec.hidden_size, spec.num_hidden_layers / layout.pipeline
-    mine = micro_batch / (layout.tensor * layout.context)
     heads = (2 * spec.num_attention_heads + 2 * max(spec.num_key_value_heads, layout.tensor * layout.context)) * (
         spec.head_dim
     )
@@ -119,7 +155,46 @@ def step_time(
         "gradients": stage,
     }
     seconds = {name: amount / (cluster.speed(spans[name]) * LINK) for name, amount in sent.items()}
-    return StepTime(compute=compute, bubble=bubble, sent=sent, **seconds)
+    return StepTime(compute=compute, memory=memory, optimiser=optimiser, bubble=bubble, sent=sent, **seconds)
+
+
+def _products(spec: LingSpec, layout: Layout, method: Method, cluster: Cluster, length: float, train: bool) -> float:
+    """Seconds of one token on the last pipeline stage, were it not for tensor and context parallel ranks."""
+    flops = cluster.accelerator.flops
+    head = 2 * spec.vocab_size * spec.hidden_size
+    layers = (forward_flops(spec, length) - head) / layout.pipeline
+    again = (int(method.recompute), int(method.head_rows is not None)) if train else (0, 0)
+    passes = 3 if train else 1
+    of_head = flops["float32" if method.width == 4 else "tfloat32"] * HEAD
+    return (passes + again[0]) * layers / (flops[method.dtype] * MATMUL) + (passes + again[1]) * head / of_head
+
+
+def _traffic(
+    spec: LingSpec, layout: Layout, method: Method, own: RankParameters, mine: float, length: float, train: bool
+) -> float:
+    """Bytes that operators between products read and write in one micro-batch of `mine` tokens of a rank's own."""
+    dense = spec.first_k_dense_replace
+    saved = dense * layer_activations(spec, True, method.width)
+    saved += (spec.num_hidden_layers - dense) * layer_activations(spec, False, method.width)
+    saved = saved / layout.pipeline + spec.num_hidden_layers / layout.pipeline * attention_scores(
+        spec, method.width, length
+    )
+    logits = 4.0 * spec.vocab_size
+    if not train:
+        return mine * (FORWARD * saved + LOSS_FORWARD * logits)
+    passes = FORWARD * (2 if method.recompute else 1) + BACKWARD
+    over = LOSS_FORWARD * (2 if method.head_rows is not None else 1) + LOSS_BACKWARD
+    added = 8.0 * own.total + weight_bytes(own.total, own.head, method.width)
+    return mine * (passes * saved + over * logits) + added
+
+
+def _optimiser_traffic(layout: Layout, method: Method, own: RankParameters) -> float:
+    """Bytes that one optimiser step reads and writes on a rank; a distributed one steps its stretch alone."""
+    same = (layout.data * layout.context, layout.world // layout.pipeline // layout.expert)
+    dense, expert = same if method.distributed else (1, 1)
+    stepped = own.dense / dense + own.expert / expert
+    rounded = 0.0 if method.width == 4 else 4 * stepped + 2 * (own.total - own.head)
+    return (ADAMW + NORM) * stepped + ZERO * own.total + rounded
 
 
 def _share(ranks: int) -> float:

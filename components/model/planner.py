@@ -1,8 +1,8 @@
 """Which layout a recipe gets on a cluster, what it holds, and how long it takes: a search over layouts, by arithmetic.
 
 Every layout that the model can be divided by is priced; of those that fit, the fastest is taken; if none fits, the one
-that comes nearest, and the smallest doubling of the cluster on which one does. `today` is the code as it is, `extended`
-what components.model.memory lists beside it.
+that comes nearest, and the smallest doubling of the cluster on which one does. `today` is the code as it is, with the
+recipe's execution settings; `extended` has besides what components.model.memory lists.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from components.failures import BadInput
 from components.model.accelerators import Cluster
 from components.model.cost import LINK, Decoding, StepTime, decoding, step_time
 from components.model.layout import Layout
-from components.model.memory import CONTEXT, EngineLayout, Memory, Method, engine_memory, learner_memory
+from components.model.memory import CONTEXT, EngineLayout, Memory, Method, engine_memory, learner_memory, weight_bytes
 from components.model.spec import LingSpec, spec_for
 from components.recipe.recipe import Recipe
 from components.recipe.training import PretrainConfig
@@ -25,7 +25,6 @@ from components.recipe.training import PretrainConfig
 Placement = Literal["colocated", "disaggregated"]
 MEAN_LENGTH = 0.25  # of the longest answer; unpublished, measure yours
 PROMPT = 2048  # longest prompt, tokens
-MICRO_BATCH = 2048  # of components.training.learner; one longer row is a micro-batch of its own
 MOST_DEVICES = 16_384
 
 
@@ -33,7 +32,8 @@ MOST_DEVICES = 16_384
 class Load:
     """One training stage as the plan sees it.
 
-    tokens: trained on in one step. length: of a mean document, longest: of the longest row. updates: optimiser steps of
+    tokens: trained on in one step. length: of a mean document, longest: of the longest row,
+    together: rows that one micro-batch has to hold, two of a pair. updates: optimiser steps of
     a step. generated: tokens drawn in one step; in_flight: answers drawn at a time. overlaps: engines draw meanwhile.
     """
 
@@ -46,6 +46,11 @@ class Load:
     generated: float = 0.0
     in_flight: int = 0
     overlaps: bool = False
+    together: int = 1
+
+    def micro_batch(self, method: Method) -> int:
+        """Tokens of the largest one: as many as the method's, more only where a row is longer."""
+        return max(self.together * self.longest, method.micro_batch)
 
 
 def sft_steps(recipe: Recipe) -> int:
@@ -86,7 +91,8 @@ def loads_of(recipe: Recipe, mean_length: float = MEAN_LENGTH) -> list[Load]:
         )
     if judge is not None:
         half = judge.sequence_length / 2
-        load = Load("reward-model", judge.steps, judge.pairs_per_step * 2 * half, half, judge.sequence_length)
+        tokens = judge.pairs_per_step * 2 * half
+        load = Load("reward-model", judge.steps, tokens, half, judge.sequence_length, together=2)
         found.insert(-1, load)
     return found
 
@@ -152,9 +158,7 @@ class Plan:
 
 
 def plan(recipe: Recipe, cluster: Cluster, method: Method, mean_length: float = MEAN_LENGTH) -> Plan:
-    """The fastest plan that fits, or the one that misses by least. Its method divides moments also where only the
-    recipe's execution says so."""
-    method = replace(method, distributed=method.distributed or recipe.execution.distributed_optimiser)
+    """The fastest plan that fits, or the one that misses by least."""
     spec, loads = spec_for(recipe.model), loads_of(recipe, mean_length)
     made = list(_plans(recipe, spec, loads, cluster, method))
     fitting = [candidate for candidate in made if candidate.fits]
@@ -181,9 +185,10 @@ def _plans(recipe: Recipe, spec: LingSpec, loads: list[Load], cluster: Cluster, 
         if not layouts or not engine_layouts:
             continue
         room = cluster.accelerator.memory
-        for engine_layout in _best_engines(recipe, spec, loads, cluster, engine_layouts, drawing):
+        share = method.engine_share(placement == "colocated")
+        for engine_layout in _best_engines(recipe, spec, loads, cluster, engine_layouts, drawing, share):
             engines = drawing // engine_layout.devices
-            engine = _engine(recipe, spec, loads, cluster, engine_layout)
+            engine = _engine(recipe, spec, loads, cluster, engine_layout, share)
             sized = []
             for layout in layouts:
                 learner = _learner(spec, layout, method, loads)
@@ -191,6 +196,9 @@ def _plans(recipe: Recipe, spec: LingSpec, loads: list[Load], cluster: Cluster, 
                 if placement == "colocated":  # while weights move, both have theirs
                     both = learner.weights + learner.gradients + learner.moments + engine.weights
                     peak = max(peak, both + 2 * CONTEXT + 4.0 * spec.vocab_size * spec.hidden_size)
+                    # While engines draw, learners keep weights that are not their own master copies.
+                    waiting = learner.weights if method.width == 2 else 0.0
+                    peak = max(peak, engine.total + waiting + CONTEXT)
                 sized.append((peak, layout, learner))
             fitting = [row for row in sized if row[0] <= room]
             fitting = fitting or [min(sized, key=lambda row: (row[0], row[2].total))]
@@ -218,12 +226,13 @@ def _priced(
     recipe, spec, loads, cluster, method, placement, layout, engine_layout, engines, learner, engine, peak
 ) -> Plan:
     count = spec.parameter_count()[0]
-    # vLLM's nccl transfer is one broadcast: every device of every engine receives every tensor, in the learner's dtype.
-    moved = float(count * method.weight)
+    # Every device of every engine sees every tensor, in the learner's dtype: by one broadcast of vLLM's nccl transfer,
+    # or put together on each learner, who hands it to the engine on its own device.
+    moved = weight_bytes(count, spec.vocab_size * spec.hidden_size, method.width)
     exchange = moved / (cluster.speed(cluster.devices) * LINK)
     times = []
     for load in loads:
-        batch = max(load.longest, MICRO_BATCH)
+        batch = load.micro_batch(method)
         update = step_time(spec, layout, method, cluster, load.tokens, batch, load.length, True, load.updates)
         if not load.generated:
             times.append(LoadTime(load, update))
@@ -264,14 +273,14 @@ def _engine_layouts(spec: LingSpec, devices: int, method: Method) -> Iterator[En
             yield EngineLayout(tensor, pipeline)
 
 
-def _best_engines(recipe, spec, loads, cluster, layouts, devices) -> list[EngineLayout]:
+def _best_engines(recipe, spec, loads, cluster, layouts, devices, share) -> list[EngineLayout]:
     """The engine layouts that fit, quickest first, at most three; else the one that is nearest to fitting."""
 
     def need(layout: EngineLayout) -> float:
-        return _engine(recipe, spec, loads, cluster, layout).total
+        return _engine(recipe, spec, loads, cluster, layout, share).total
 
     def seconds(layout: EngineLayout) -> float:
-        engines, memory = devices // layout.devices, _engine(recipe, spec, loads, cluster, layout)
+        engines, memory = devices // layout.devices, _engine(recipe, spec, loads, cluster, layout, share)
         return sum(
             load.steps * _drawn(recipe, spec, load, cluster, layout, engines, memory)[1]
             for load in loads
@@ -282,20 +291,21 @@ def _best_engines(recipe, spec, loads, cluster, layouts, devices) -> list[Engine
     return sorted(fitting, key=seconds)[:3] or [min(layouts, key=need)]
 
 
-def _engine(recipe: Recipe, spec: LingSpec, loads: list[Load], cluster: Cluster, layout: EngineLayout) -> Memory:
+def _engine(
+    recipe: Recipe, spec: LingSpec, loads: list[Load], cluster: Cluster, layout: EngineLayout, share: float
+) -> Memory:
     # Without RL the engines evaluate only, and their answers may fill the context.
     context = max((load.longest for load in loads if load.generated), default=spec.max_position_embeddings)
-    return engine_memory(spec, layout, cluster.accelerator.memory, context, recipe.execution.max_num_seqs)
+    return engine_memory(spec, layout, share * cluster.accelerator.memory, context, recipe.execution.max_num_seqs)
 
 
 def _learner(spec: LingSpec, layout: Layout, method: Method, loads: list[Load]) -> Memory:
     """The fullest rank at the longest micro-batch of any load."""
-    longest = max(load.longest for load in loads)
-    batch = max(longest, MICRO_BATCH)
+    batch, length = max((load.micro_batch(method), load.longest) for load in loads)
     batches = max(ceil(load.tokens / (batch * layout.data)) for load in loads)
     stages = {0, min(1, layout.pipeline - 1), layout.pipeline - 1}
     return max(
-        (learner_memory(spec, layout, method, stage, batch, batches) for stage in stages),
+        (learner_memory(spec, layout, method, stage, batch, batches, length) for stage in stages),
         key=lambda memory: memory.total,
     )
 

@@ -10,6 +10,9 @@ from components.failures import BadInput
 from components.recipe.base import StrictModel
 from components.recipe.cluster import ClusterConfig
 
+# Share of a GPU's memory an engine may fill, by whether learners are on the same GPUs.
+ENGINE_MEMORY = {False: 0.9, True: 0.4}
+
 
 class JudgeEndpoint(StrictModel):
     """Where a judge model answers: an OpenAI-compatible endpoint, or a directory that a local vLLM serves meanwhile."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from components.recipe.execution import ExecutionConfig
+from components.recipe.execution import ENGINE_MEMORY, ExecutionConfig
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class GpuSettings:
         if execution.device != "cuda":
             return None
         shared = execution.shares_gpus
-        memory = execution.engine_memory or (0.4 if shared else 0.9)
+        memory = execution.engine_memory or ENGINE_MEMORY[shared]
         return cls(memory, "ipc" if shared else "nccl", execution.engine_graphs)
 
     def arguments(self) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class _Made:
             steps = self._rl_steps(section, time)
         else:
             update = time.update
-            steps = ({"compute": update.compute + update.bubble, "communication": _moving(update)},)
+            steps = ({"compute": update.working, "communication": update.moving},)
         return StageTimes(
             name,
             self.devices,
@@ -133,7 +133,7 @@ class _Made:
         rollout = phase.rollout
         learning = [time.update, *([time.logprobs] if time.logprobs else [])]
         token = sum(part.total for part in learning) / time.load.tokens
-        share = sum(part.compute + part.bubble for part in learning) / sum(part.total for part in learning)
+        share = sum(part.working for part in learning) / sum(part.total for part in learning)
         engines = self._engines(rollout.max_new_tokens, train_s=token)
         mean = self.assumed.mean_length * rollout.max_new_tokens
         steps = []
@@ -193,7 +193,3 @@ def answers_of(recipe: Recipe, section: EvaluationConfig, known: Mapping[str, in
         items = min(items, (own and own.items) or section.items or items)
         answers[name] = ceil(items) * ((own and own.samples) or section.samples)
     return answers
-
-
-def _moving(update) -> float:
-    return update.total - update.compute - update.bubble

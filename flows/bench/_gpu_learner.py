@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from components.model import kernels
+from components.model.accelerators import ACCELERATORS, Cluster
 from components.model.builder import LingModel
+from components.model.cost import step_time
 from components.model.layout import UNDIVIDED
-from components.model.memory import EXTENDED, TODAY, learner_memory
+from components.model.memory import learner_memory, today
 from components.model.spec import PRESETS, LingSpec
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
@@ -32,7 +34,6 @@ MODEL = ModelConfig(preset="nano")
 OPTIMISER = OptimiserConfig(lr=1e-4, clip_grad_norm=1.0)
 # Ring-mini-2.0 with so many of its 20 layers: what one device holds with its optimiser, and kernels of the real shape.
 SLICE_LAYERS = 4
-PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "B200": 2250e12}
 
 Found = tuple[dict[str, Check], dict[str, Figure]]
 
@@ -248,7 +249,8 @@ def _slice(dtype: str, recompute: bool, rows: int | None) -> Found:
     """Peak memory against the memory model, and speed."""
     tokens = 4096 if dtype == "float32" else 8192
     settings = {"micro_batch_tokens": tokens, "recompute": recompute, "logit_rows": rows}
-    learner = Learner(0, 1, MODEL, ExecutionConfig(device="cuda", learner_dtype=dtype, **settings), seed=1)
+    execution = ExecutionConfig(device="cuda", learner_dtype=dtype, **settings)
+    learner = Learner(0, 1, MODEL, execution, seed=1)
     learner.spec = sliced()
     torch.cuda.reset_peak_memory_stats()
     learner._reset()
@@ -260,11 +262,10 @@ def _slice(dtype: str, recompute: bool, rows: int | None) -> Found:
     seconds = _timed(lambda: learner.train_tokens(documents, tokens), 4)
     peak = torch.cuda.max_memory_allocated()
     name = f"{dtype}{', recompute' if recompute else ''}{f', logits of {rows} rows' if rows else ''}"
-    method = TODAY if dtype == "float32" else EXTENDED
-    method = method.__class__(**{**method.__dict__, "recompute": recompute, "head_rows": rows, "distributed": False})
-    expected = learner_memory(learner.spec, UNDIVIDED, method, 0, tokens, 2)
+    method = today(execution)
+    expected = learner_memory(learner.spec, UNDIVIDED, method, 0, tokens, 2, 2048)
     static = expected.weights + expected.gradients + expected.moments
-    total = static + expected.activations + expected.logits
+    total = static + expected.activations + expected.working
     trained = 2 * tokens / float(np.median(seconds))
     figures = {
         f"{name}: peak memory": Figure.of([peak / 1e9], "GB"),
@@ -273,9 +274,12 @@ def _slice(dtype: str, recompute: bool, rows: int | None) -> Found:
     }
     rate = trained * _flops(learner.spec, 2048) / 1e12
     figures[f"{name}: useful operations"] = Figure.of([rate], "TFLOP/s")
-    peak_rate = next((v for k, v in PEAK_BF16.items() if k in torch.cuda.get_device_name()), None)
-    if peak_rate and dtype == "bfloat16":
-        figures[f"{name}: of the bfloat16 peak"] = Figure.of([100 * rate * 1e12 / peak_rate], "%")
+    known = next((v for k, v in ACCELERATORS.items() if k in torch.cuda.get_device_name()), None)
+    if known is not None:
+        share = 100 * rate * 1e12 / known.flops[dtype]
+        figures[f"{name}: of the {dtype} peak"] = Figure.of([share], "%")
+        foretold = step_time(learner.spec, UNDIVIDED, method, Cluster(1, known), 2 * tokens, tokens, 2048).total
+        figures[f"{name}: training by the cost model"] = Figure.of([2 * tokens / foretold], "tokens/s")
     return {
         f"{name}: weights, gradients, moments, off the memory model by": Check(100 * abs(held / static - 1), 5, "%"),
         f"{name}: peak, above the memory model by": Check(100 * (peak / total - 1), 5, "%"),

@@ -40,6 +40,8 @@ def test_a_recipe_of_the_ladder_has_the_published_numbers(name: str) -> None:
 @pytest.mark.parametrize("name", LADDER)
 def test_what_the_report_leaves_open_is_marked(name: str) -> None:
     lines = (RECIPES / f"{name}.yaml").read_text().splitlines()
+    for key in ("learner_dtype", "recompute", "logit_rows", "micro_batch_tokens", "engine_memory"):
+        assert any(re.search(rf"\b{key}:.*\(ours", line) for line in lines), key
     for key in ("token_budget", "max_staleness", "minibatches", "tokens_per_step", "pool", "ngram", "clip_epsilon"):
         found = [line for line in lines if re.search(rf"\b{key}:", line)]
         assert found, key

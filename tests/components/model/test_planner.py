@@ -11,14 +11,25 @@ from components.failures import BadInput
 from components.model.accelerators import parse_cluster
 from components.model.cost import decoding, forward_flops, step_time
 from components.model.layout import UNDIVIDED, Layout
-from components.model.memory import EXTENDED, TODAY, EngineLayout, engine_memory, kv_bytes, learner_memory
+from components.model.memory import (
+    METHODS,
+    EngineLayout,
+    Method,
+    engine_memory,
+    extended,
+    kv_bytes,
+    learner_memory,
+    today,
+)
 from components.model.planner import loads_of, plan, smallest
 from components.model.spec import PRESETS
+from components.recipe.execution import ExecutionConfig
 from components.recipe.load import load_recipe
 from components.recipe.recipe import Recipe
 
 RECIPES = Path(__file__).parents[3] / "flows" / "recipes"
 MINI, H100 = PRESETS["ring-mini-2.0"], parse_cluster("64xH100")
+FLOAT32 = today(ExecutionConfig())
 
 
 def recipe(name: str, *overrides: str) -> Recipe:
@@ -36,7 +47,7 @@ def test_loads_are_the_recipes_steps_and_tokens() -> None:
 
 def test_a_recipe_without_rl_has_a_plan_whose_engines_evaluate() -> None:
     tuned = recipe("ring-mini-2.0").model_copy(update={"rlvr": (), "rlhf": None, "reward_model": None})
-    made = plan(tuned, H100, TODAY)
+    made = plan(tuned, H100, today(tuned.execution))
     assert made.fits
     assert [time.load.name for time in made.times] == ["sft"]
     assert made.times[0].rollout == 0
@@ -44,23 +55,56 @@ def test_a_recipe_without_rl_has_a_plan_whose_engines_evaluate() -> None:
         loads_of(tuned.model_copy(update={"sft": tuned.sft.model_copy(update={"steps": None})}))
 
 
-def test_the_recipe_says_whether_todays_moments_are_divided() -> None:
-    assert recipe("ring-mini-2.0").execution.distributed_optimiser
-    assert not recipe("nano").execution.distributed_optimiser
-    divided = plan(recipe("ring-mini-2.0"), H100, TODAY)
-    whole = plan(recipe("ring-mini-2.0", "execution.distributed_optimiser=false"), H100, TODAY)
-    assert (divided.method.distributed, whole.method.distributed) == (True, False)
+def test_todays_method_is_the_recipes_execution() -> None:
+    assert recipe("nano").execution.learner_dtype == "float32"
+    assert today(recipe("nano").execution) == Method("today")
+    method = today(recipe("ring-mini-2.0").execution)
+    assert method == Method("today", "bfloat16", True, True, 4096, 65_536, 0.8)
+    more = extended(recipe("ring-mini-2.0").execution)
+    assert more == replace(method, name="extended", engine_pipeline=16, nodes_store=True)
+    divided = plan(recipe("ring-mini-2.0"), H100, method)
+    whole = plan(
+        recipe("ring-mini-2.0", "execution.distributed_optimiser=false"), H100, replace(method, distributed=False)
+    )
     for made in (divided, whole):
-        fullest = [learner_memory(MINI, made.layout, made.method, s, 65_536, 8) for s in range(made.layout.pipeline)]
+        stages = range(made.layout.pipeline)
+        fullest = [learner_memory(MINI, made.layout, made.method, stage, 65_536, 8) for stage in stages]
         assert made.learner.moments in [memory.moments for memory in fullest]
     assert divided.learner.moments < whole.learner.moments
     assert divided.seconds <= whole.seconds
-    assert plan(recipe("nano"), parse_cluster("2xH100"), EXTENDED).method.distributed
 
 
-@pytest.mark.parametrize("method", [TODAY, EXTENDED], ids=lambda method: method.name)
-def test_a_plan_that_fits_is_a_layout_the_learner_accepts_in_the_memory_it_says(method) -> None:
-    made = plan(recipe("ring-mini-2.0"), H100, method)
+def test_rows_longer_than_a_micro_batch_are_one_and_pairs_stay_together() -> None:
+    loads = {load.name: load for load in loads_of(recipe("ring-mini-2.0"))}
+    for tokens, expected in (
+        (65_536, [65_536] * 4),
+        (2048, [65_536, 65_536, 32_768, 32_768]),
+        (131_072, [131_072] * 4),
+    ):
+        assert [load.micro_batch(Method("any", micro_batch=tokens)) for load in loads.values()] == expected
+
+
+def test_an_engine_beside_learners_fills_its_share_and_leaves_them_their_weights() -> None:
+    made = plan(recipe("ring-mini-2.0"), H100, today(recipe("ring-mini-2.0").execution))
+    assert made.placement == "colocated"
+    assert made.engine.total <= 0.8 * 80e9 * 1.001
+    assert made.engine.total + made.learner.weights <= made.peak <= 80e9
+    assert (Method("any").engine_share(True), Method("any").engine_share(False)) == (0.4, 0.9)
+
+
+def test_float32_keeps_every_attention_score_of_a_row_on_a_gpu() -> None:
+    """64K tokens attend to 64K: on no cluster does a float32 learner of the ladder fit."""
+    old = ("execution.learner_dtype=float32", "execution.recompute=false", "execution.logit_rows=null")
+    text = recipe("ring-mini-2.0", *old)
+    made = plan(text, H100, today(text.execution))
+    assert not made.fits
+    assert made.learner.activations > 16 * 65_536**2 * 4 / 64
+
+
+@pytest.mark.parametrize("method", ["today", "extended"])
+def test_a_plan_that_fits_is_a_layout_the_learner_accepts_in_the_memory_it_says(method: str) -> None:
+    mini = recipe("ring-mini-2.0")
+    made = plan(mini, H100, METHODS[method](mini.execution))
     made.layout.check(MINI)
     assert made.fits
     assert not made.misfits
@@ -72,15 +116,17 @@ def test_a_plan_that_fits_is_a_layout_the_learner_accepts_in_the_memory_it_says(
 
 
 def test_what_does_not_fit_is_named_and_the_nearest_cluster_found() -> None:
-    small = plan(recipe("ring-flash-2.0"), parse_cluster("32xH100"), EXTENDED)
+    flash, trillion = recipe("ring-flash-2.0"), recipe("ring-1t")
+    method = today(flash.execution)
+    small = plan(flash, parse_cluster("16xH100"), method)
     assert not small.fits
     assert "of 80 GB" in small.misfits[0]
-    found = smallest(recipe("ring-flash-2.0"), parse_cluster("32xH100"), EXTENDED)
+    found = smallest(flash, parse_cluster("16xH100"), method)
     assert found.fits
-    assert not plan(recipe("ring-flash-2.0"), replace(H100, devices=found.cluster.devices // 2), EXTENDED).fits
+    assert not plan(flash, replace(H100, devices=found.cluster.devices // 2), method).fits
     # Today an engine lies in one node: 103B parameters fit, a trillion fit on no number of nodes.
-    assert smallest(recipe("ring-flash-2.0"), H100, TODAY).fits
-    assert smallest(recipe("ring-1t"), parse_cluster("1024xH200"), TODAY) is None
+    assert smallest(trillion, parse_cluster("1024xH200"), today(trillion.execution)) is None
+    assert plan(trillion, parse_cluster("1024xH200"), extended(trillion.execution)).fits
 
 
 def test_work_is_two_operations_a_weight_and_grows_with_the_document() -> None:
@@ -91,7 +137,7 @@ def test_work_is_two_operations_a_weight_and_grows_with_the_document() -> None:
 
 def test_undivided_nothing_is_sent_and_every_dimension_sends_its_formula() -> None:
     def sent(layout: Layout, **options) -> dict[str, float]:
-        return step_time(MINI, layout, TODAY, H100, 1 << 20, 65_536, 8192, **options).sent
+        return step_time(MINI, layout, FLOAT32, H100, 1 << 20, 65_536, 8192, **options).sent
 
     assert set(sent(UNDIVIDED).values()) == {0.0}
     count, expert = MINI.parameter_count()[0], 19 * 256 * 3 * 2048 * 512
@@ -108,7 +154,7 @@ def test_undivided_nothing_is_sent_and_every_dimension_sends_its_formula() -> No
 
 def test_decoding_is_bound_by_reading_weights_and_keys() -> None:
     one = EngineLayout()
-    memory = engine_memory(MINI, one, 80e9, 65_536, 128)
+    memory = engine_memory(MINI, one, 72e9, 65_536, 128)
     few = decoding(MINI, one, H100, memory.kv_cache, 16_384, 1)
     many = decoding(MINI, one, H100, memory.kv_cache, 16_384, 128)
     assert few.tokens_per_second < many.tokens_per_second < 128 * few.tokens_per_second

@@ -10,7 +10,7 @@ import pytest
 
 from components.failures import BadInput
 from components.model.accelerators import parse_cluster
-from components.model.memory import TODAY
+from components.model.memory import today
 from components.model.planner import plan
 from components.recipe.load import load_recipe
 from components.rl.simulator import Cluster
@@ -49,7 +49,7 @@ def test_a_cluster_s_stages_are_the_plan_s_steps_with_the_tail_of_the_answers() 
     mini = recipe("ring-mini-2.0")
     nodes = [("decontaminate", "decontaminate"), ("base", "base"), ("evaluate-base", "evaluate"), ("sft", "sft")]
     nodes += [("rlhf", "rlhf"), ("release", "release")]
-    made = plan(mini, parse_cluster("64xH100"), TODAY)
+    made = plan(mini, parse_cluster("64xH100"), today(mini.execution))
     found = {stage.name: stage for stage in stages_on(mini, nodes, made, Assumed())}
     times = {time.load.name: time for time in made.times}
     assert [found[name].devices for name, _ in nodes] == [0, 0, 64, 64, 64, 64]

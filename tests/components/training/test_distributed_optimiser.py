@@ -13,7 +13,7 @@ import pickle
 import socket
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from components.model.layout import UNDIVIDED, Layout
-from components.model.memory import TODAY, learner_memory
+from components.model.memory import Method, learner_memory
 from components.model.shards import Piece
 from components.model.spec import PRESETS
 from components.recipe.execution import ExecutionConfig
@@ -100,7 +100,7 @@ def steps(name: str, layout: Layout, rank: int, port: int, root: Path) -> Seen:
         save(learner, root / f"{name} {distributed}")
         metrics[-1].append(learner.train_tokens(documents(layout, rank), 64))
     own = learner.optimiser
-    method = replace(TODAY, distributed=True)
+    method = Method("divided", distributed=True)
     predicted = learner_memory(SPEC, layout, method, layout.place(rank).pipeline, 512, 1).moments
     # Whole moments of one process are divided, and divided ones of this layout are taken up whole.
     for distributed, source in ((True, "one"), (False, f"{name} True"), (True, f"{name} False")):
@@ -246,7 +246,8 @@ def test_a_rank_holds_and_writes_and_reads_its_stretch_of_the_moments_and_no_mor
         assert rank.predicted <= rank.moments <= rank.predicted + 8 * 8 * ROW
         assert rank.read["first"] == rank.read["second"] <= rank.moments // 8
         assert rank.read["first"] >= rank.predicted // 8 - 8 * ROW
-    undivided = [learner_memory(SPEC, layout, TODAY, stage, 512, 1).moments for stage in range(layout.pipeline)]
+    stages, whole = range(layout.pipeline), Method("whole")
+    undivided = [learner_memory(SPEC, layout, whole, stage, 512, 1).moments for stage in stages]
     for number, rank in enumerate(seen):
         assert rank.moments < 0.9 * undivided[layout.place(number).pipeline]
         index = json.loads((root / f"{name} True" / f"rank-{number:05d}.json").read_text())
