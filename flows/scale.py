@@ -11,7 +11,7 @@ from typing import Any
 
 from components.model.accelerators import Cluster, parse_cluster
 from components.model.layout import Layout
-from components.model.memory import METHODS
+from components.model.memory import METHODS, Method
 from components.model.planner import MOST_DEVICES, LoadTime, Plan, plan, smallest
 from components.recipe.recipe import Recipe
 
@@ -126,11 +126,16 @@ def _layout_rows(made: list[tuple[Plan, Plan | None]]) -> list[list[str]]:
     return [
         ["placement", *(p.placement for p in plans)],
         ["learners", *(_learners(p.layout) for p in plans)],
-        ["moments", *("divided" if p.method.distributed else "whole" for p in plans)],
+        ["training", *(_training(p.method) for p in plans)],
         ["engines", *(_engines(p) for p in plans)],
         ["fits", *("yes" if p.fits else f"no: {'; '.join(p.misfits)}" for p in plans)],
         ["nearest that fits", *(_nearest(here, fitting) for here, fitting in made)],
     ]
+
+
+def _training(method: Method) -> str:
+    moments = "divided" if method.distributed else "whole"
+    return f"{method.dtype}, moments {moments}{', layers again' if method.recompute else ''}"
 
 
 def _nearest(here: Plan, fitting: Plan | None) -> str:

@@ -192,7 +192,8 @@ def learner_memory(
     kept = here * spec.hidden_size * method.width if method.recompute else layers
     activations = tokens * waiting * kept
     # A layer's backward pass: its activations where they are recomputed, its weights' gradients before they are added.
-    working = tokens * widest * method.recompute + method.width * (own.total - own.head) / here
+    # Of the scores there are two more then: their gradient before and after the softmax.
+    working = tokens * (widest * method.recompute + 2 * scores) + method.width * (own.total - own.head) / here
     if stage == layout.pipeline - 1:
         # Results of the last norm before scaling and of the positions that count, float32.
         activations += micro_batch / layout.context * 8.0 * spec.hidden_size

@@ -93,7 +93,7 @@ def test_an_engine_beside_learners_fills_its_share_and_leaves_them_their_weights
 
 
 def test_float32_keeps_every_attention_score_of_a_row_on_a_gpu() -> None:
-    """64K tokens attend to 64K: on no cluster does a float32 learner of the ladder fit."""
+    """64K tokens attend to 64K: without recompute a float32 learner of the ladder does not fit."""
     old = ("execution.learner_dtype=float32", "execution.recompute=false", "execution.logit_rows=null")
     text = recipe("ring-mini-2.0", *old)
     made = plan(text, H100, today(text.execution))
