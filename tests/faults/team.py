@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 
@@ -22,7 +23,9 @@ ROOT = Path(__file__).parents[2]
 ENDS_WITH_US = ["setpriv", "--pdeathsig", "TERM"]
 INSTALLED = Path("/usr/lib/postgresql")
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"
-PASSWORD = "only-on-loopback"  # of a database that lives as long as its test
+PASSWORD = "only@on:loopback/"  # of a database that lives as long as its test
+STEPS, EVERY, TURN = 8, 3, 6  # of the stage whose node dies in the midst of step TURN, three after a resume point
+CREATES = "sudo -u postgres create"
 
 
 def postgres_programs() -> Path | None:
@@ -35,27 +38,26 @@ def has_postgres() -> bool:
 
 
 class Postgres:
-    """A PostgreSQL of its own in `directory`, with Prefect's and MLflow's databases. Never run by root."""
+    """A PostgreSQL of its own in `directory`, as Debian sets one up, with the databases that docs/cluster.md makes."""
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.port = directory / "postgres", choose(())
-        self.url = f"postgresql://ringflow:{PASSWORD}@127.0.0.1:{self.port}"
-        self.admin = self.url.replace("//ringflow", "//postgres")
+        self.url = f"postgresql://ringflow:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}"
         self.programs = postgres_programs()
-        nobody = ["--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []
-        self.user = [*ENDS_WITH_US, *nobody]
+        # Debian's package has made this user; the server refuses to be run by root.
+        self.user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
         self.directory.mkdir()
-        if nobody:
-            shutil.chown(self.directory, "nobody", "nogroup")
+        if self.user:
+            shutil.chown(self.directory, "postgres", "postgres")
             directory.chmod(0o711)
-        secret = self.directory.parent / "password"
-        secret.write_text(PASSWORD)
-        self._do(
-            "initdb", "-D", self._data(), "-U", "postgres", "-A", "scram-sha-256", "--no-sync", f"--pwfile={secret}"
-        )
+        # By the socket whoever is its user of that name, over TCP with the password.
+        socket = "peer" if self.user else "trust"
+        how = ["-U", "postgres", f"--auth-local={socket}", "--auth-host=scram-sha-256", "--no-sync"]
+        self._do([*self.user, str(self.programs / "initdb"), "-D", self._data(), *how])
         self.process = subprocess.Popen(
-            [*self.user, str(self.programs / "postgres"), "-D", self._data(), "-p", str(self.port), "-h", "127.0.0.1",
-             "-c", "unix_socket_directories=", "-c", "fsync=off"],
+            [*ENDS_WITH_US, *self.user, *ENDS_WITH_US, str(self.programs / "postgres"), "-D", self._data(),
+             "-p", str(self.port), "-h", "127.0.0.1", "-c", f"unix_socket_directories={self.directory}",
+             "-c", "fsync=off"],
             stdout=(directory / "postgres.log").open("w"), stderr=subprocess.STDOUT, cwd="/",
         )  # fmt: skip
         try:
@@ -67,22 +69,33 @@ class Postgres:
     def _prepare(self) -> None:
         ready = [self.programs / "pg_isready", "-h", "127.0.0.1", "-p", str(self.port), "-q"]
         wait_for(lambda: subprocess.run(ready, timeout=10).returncode == 0, 30, "PostgreSQL's start")
-        self.ask("postgres", f"CREATE ROLE ringflow LOGIN PASSWORD '{PASSWORD}'", self.admin)
-        for name in ("prefect", "mlflow"):
-            self.ask("postgres", f"CREATE DATABASE {name} OWNER ringflow", self.admin)
+        lines = [line.strip() for line in (ROOT / "docs/cluster.md").read_text().splitlines() if CREATES in line]
+        assert [line.split()[3] for line in lines] == ["createuser", "createdb", "createdb"], lines
+        # `sudo` may not be installed, and would drop the variables that lead Debian's commands to this server.
+        sudo = self.directory.parent / "sudo"
+        sudo.write_text(f'#!/bin/sh\n[ "$1 $2" = "-u postgres" ] && shift 2 && exec {" ".join(self.user)} "$@"\n')
+        sudo.chmod(0o755)
+        path = f"{sudo.parent}:{os.environ['PATH']}"
+        for line in lines:
+            self._do(
+                ["sh", "-c", line], f"{PASSWORD}\n" * 2, PATH=path, PGHOST=str(self.directory), PGPORT=str(self.port)
+            )
 
     def _data(self) -> str:
         return str(self.directory / "data")
 
-    def _do(self, name: str, *arguments: str) -> None:
-        command = [*self.user, str(self.programs / name), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/")
+    def _do(self, command: list[str], said: str = "", **variables: str) -> None:
+        # In a session without a terminal, or it is the terminal that is asked for the password.
+        done = subprocess.run(
+            command, input=said, env={**os.environ, **variables}, start_new_session=True,
+            capture_output=True, text=True, timeout=60, cwd="/",
+        )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def ask(self, database: str, query: str, server: str = "") -> str:
+    def ask(self, database: str, query: str) -> str:
         done = subprocess.run(
-            [str(self.programs / "psql"), f"{server or self.url}/{database}", "-Atc", query],
-            env=dict(os.environ), capture_output=True, text=True, timeout=60,
+            [str(self.programs / "psql"), f"{self.url}/{database}", "-Atc", query],
+            capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()

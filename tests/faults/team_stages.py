@@ -1,59 +1,49 @@
-"""The toy stages with their work in a Ray actor, as learners do it, and their flow for a worker to run."""
+"""The first real stages, down to a base model on a real learner, as a flow for a worker to run.
+
+The flow's process writes down every step with the address of the learner's node (`TOY_DIR`/actors), and while there is
+a `gate-base` it freezes the learner in the middle of step TURN: a kill that follows hits it at work.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
-import time
-import types
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from components.artifacts.context import StageContext, StageResult
-from components.artifacts.ref import ArtifactRef
-from components.cluster.connect import connect
-from components.cluster.workers import WorkerGroup
-from tasks.stage import STAGES, StageConfig
+from components.artifacts.context import StageContext
+from components.training import pretrain
+from components.training.group import LearnerGroup
 from tests.faults.mini import mini
-from tests.flows import toy
+from tests.faults.team import TURN
+
+INTO_THE_STEP_S = 0.05
+
+real = pretrain.run_steps
 
 
-class Counter:
-    """The actor: counts, says on which node, and waits in the middle of the third step while there is a gate."""
+def run_steps(
+    context: StageContext, learners: LearnerGroup, *, step: Callable[[int], Mapping[str, float]], **named
+) -> dict[str, float]:
+    """components.training.loop.run_steps, every step with its trace."""
+    directory, workers = Path(os.environ["TOY_DIR"]), learners._workers
+    host, _ = workers.rendezvous(120)
 
-    def count(self, node: str, step: int, count: int) -> int:
-        import ray
+    def freeze() -> None:
+        os.kill(workers._about[0]["pid"], signal.SIGSTOP)
+        (directory / f"reached-{context.node}").touch()
 
-        directory = Path(os.environ["TOY_DIR"])
+    def traced(index: int) -> Mapping[str, float]:
         with (directory / "actors").open("a") as stream:
-            stream.write(f"{node} {step} {ray.util.get_node_ip_address()}\n")
-        while step == toy.TURN and (directory / f"gate-{node}").exists():
-            (directory / f"reached-{node}").touch()
-            time.sleep(0.05)
-        return count + 1
+            stream.write(f"{context.node} {index + 1} {host}\n")
+        if index + 1 == TURN and (directory / f"gate-{context.node}").exists():
+            threading.Timer(INTO_THE_STEP_S, freeze).start()
+        return step(index)
+
+    return real(context, learners, step=traced, **named)
 
 
-def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageConfig) -> StageResult:
-    """tests.flows.toy's stage; every addition is made by the actor."""
-    connect(context.execution)
-    environment = {"TOY_DIR": os.environ["TOY_DIR"]}
-    group = WorkerGroup("tests.faults.team_stages:Counter", 1, [()], cpus=1, env=environment, threads=0, deadline_s=120)
-    try:
-        return toy.run(
-            context, inputs, config, lambda step, n: group.call("count", context.node, step, n, deadline_s=120)[0]
-        )
-    finally:
-        group.close()
-
-
-def install() -> None:
-    for stage in STAGES.values():
-        module = types.ModuleType(f"tasks.stages.{stage.type.replace('-', '_')}")
-        module.run = run
-        sys.modules[module.__name__] = module
-
-
-if __name__ != "tests.faults.team_stages":  # Prefect loads an entrypoint by another name than the actors
-    install()
+pretrain.run_steps = run_steps
 
 __all__ = ["mini"]

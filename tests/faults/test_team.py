@@ -9,12 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run
 
 from components.artifacts.store import Store
 from components.lineage.graph import lineage
@@ -28,6 +28,7 @@ from infra.stack.ports import choose
 from infra.stack.profile import MLFLOW_BUCKET, QUIET, STORE_BUCKET
 from tests.conftest import WATCHDOG, leftovers
 from tests.faults import mini, team
+from tests.faults.team import EVERY, STEPS, TURN
 
 pytestmark = [
     pytest.mark.server,
@@ -37,6 +38,8 @@ pytestmark = [
 ]
 
 ENTRYPOINT = "tests/faults/team_stages.py:mini"
+NODES = ("corpus", "decontaminate", "base")
+WEIGHTS = "model/model.safetensors"
 
 
 class Team:
@@ -61,7 +64,8 @@ class Team:
         self.second = self._open(open_, team.ray_second(directory, address, own))
         self.second.wait("Ray runtime started", 60)
         servers = {k: v for k, v in servers.items() if not k.startswith("RAY_")}
-        self.environment = {**servers, **QUIET, **ray, "RINGFLOW_PROFILE": "cluster", "TOY_DIR": str(directory)}
+        self.environment = {**servers, **QUIET, **ray, "RINGFLOW_PROFILE": "cluster"}
+        self.environment |= {"TOY_DIR": str(directory), "TOY_NODES": " ".join(NODES)}
         self.occupant = self._open(open_, team.occupant(directory, self.environment))
         self.worker = self._open(open_, team.worker(directory, self.environment))
         self.occupant.wait("holds the head", 60)
@@ -110,21 +114,35 @@ def servers() -> Iterator[Team]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def start(project: str) -> str:
-    """A run of a deployment, taken by the worker; its id."""
-    flow = prefect_api.ask("POST", "/flows/", {"name": "ring"})["id"]
-    body = {
-        "name": "team",
-        "flow_id": flow,
-        "entrypoint": ENTRYPOINT,
-        "work_pool_name": "ringflow",
-        "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(team.ROOT)}}],
-        "enforce_parameter_schema": False,
-    }
-    made = prefect_api.ask("POST", "/deployments/", body)["id"]
-    overrides = [f"execution.project={project}", "execution.retries=2", "execution.retry_delay_s=0.5"]
-    parameters = {"request": {"recipe": "smoke", "overrides": overrides}}
-    return prefect_api.ask("POST", f"/deployments/{made}/create_flow_run", {"parameters": parameters})["id"]
+class Deployment:
+    """The stages as a deployment, whose runs the worker takes."""
+
+    def __init__(self, project: str) -> None:
+        overrides = [f"base.steps={STEPS}", f"base.checkpoint_every={EVERY}", f"execution.project={project}"]
+        overrides += ["execution.learners=1", "execution.retries=2", "execution.retry_delay_s=0.5"]
+        sizes = {"pretrain": 120, "sft": 1, "rl": 8, "preference": 8, "benchmark": 8}
+        overrides += [f"corpus.sources.0.{split}={size}" for split, size in sizes.items()]
+        self.request = {"recipe": "smoke", "overrides": overrides}
+        body = {
+            "name": "team",
+            "flow_id": prefect_api.ask("POST", "/flows/", {"name": "ring"})["id"],
+            "entrypoint": ENTRYPOINT,
+            "work_pool_name": "ringflow",
+            "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(team.ROOT)}}],
+            "enforce_parameter_schema": False,
+        }
+        self.id = prefect_api.ask("POST", "/deployments/", body)["id"]
+
+    def start(self, **request: list[str]) -> str:
+        """The id of a new run."""
+        parameters = {"request": {**self.request, **request}}
+        return prefect_api.ask("POST", f"/deployments/{self.id}/create_flow_run", {"parameters": parameters})["id"]
+
+    def completes(self, run: str, seconds: float) -> None:
+        ended = ("COMPLETED", "FAILED", "CRASHED")
+        mini.wait_for(lambda: prefect_api.get_run(run)["state_type"] in ended, seconds, "the end")
+        found = prefect_api.get_run(run)
+        assert found["state_type"] == "COMPLETED", found["state"]["message"]
 
 
 def each_key_has_its_bucket(home: Path, endpoint: str) -> None:
@@ -153,65 +171,83 @@ def each_key_has_its_bucket(home: Path, endpoint: str) -> None:
 
 
 @pytest.mark.fault(
-    "kill -9 of a Ray node", "with the stage's actor on it, in mid-step", "retried on the node left, from its last step"
+    "kill -9 of a Ray node",
+    "with the stage's learner on it, in mid-step",
+    "retried on the node left, from its resume point; bit for bit the same weights",
 )
-def test_a_node_that_dies_in_mid_stage_costs_one_step(servers: Team) -> None:
+def test_a_node_that_dies_in_mid_stage_costs_the_steps_since_the_resume_point(servers: Team) -> None:
     os.environ.update({k: v for k, v in servers.environment.items() if not k.startswith("RAY_")})
-    gate = servers.directory / "gate-decontaminate"
+    gate = servers.directory / "gate-base"
     gate.touch()
     began = time.monotonic()
-    run = start("team")
-    reached = servers.directory / "reached-decontaminate"
+    deployment = Deployment("team")
+    run = deployment.start()
+    reached = servers.directory / "reached-base"
 
     def there() -> bool:
         state = prefect_api.get_run(run)
         assert state["state_type"] not in ("FAILED", "CRASHED", "COMPLETED"), state["state"]["message"]
         return reached.exists()
 
-    mini.wait_for(there, 180, "the third step")
+    mini.wait_for(there, 240, f"step {TURN} of the learner")
     each_key_has_its_bucket(servers.home, os.environ["AWS_ENDPOINT_URL"])
-    assert servers.actors()[-1] == ("decontaminate", 3, team.SECOND)
+    assert servers.actors() == [("base", step, team.SECOND) for step in range(1, TURN + 1)]
     killed_at, before = time.monotonic(), team.since(began)
-    assert servers.second.kill() >= 3  # ray start, its raylet, the actor
+    assert servers.second.kill() >= 3  # ray start, its raylet, the learner
     gate.unlink()
     servers.occupant.close()
-    mini.wait_for(lambda: servers.actors()[-1][2] == team.HEAD, 120, "the stage on the node left")
+    mini.wait_for(lambda: servers.actors()[-1][2] == team.HEAD, 150, "the stage on the node left")
     resumed = team.since(killed_at)
-    mini.wait_for(lambda: prefect_api.get_run(run)["state_type"] in ("COMPLETED", "FAILED", "CRASHED"), 150, "the end")
-    print(f"step reached {before} s, on the other node {resumed} s, ended {team.since(killed_at)} s after the kill")
+    deployment.completes(run, 150)
+    ended = team.since(killed_at)
 
-    found = prefect_api.get_run(run)
-    assert found["state_type"] == "COMPLETED", found["state"]["message"]
-    steps = Counter((node, step) for node, step, _ in servers.actors())
-    assert steps == Counter({(n, s): 1 for n in mini.NODES for s in range(1, 6)} | {("decontaminate", 3): 2})
-    assert [host for _, step, host in servers.actors()[5:]] == [team.SECOND] * 3 + [team.HEAD] * 3
-    assert [task["run_count"] for task in prefect_api.task_runs(run) if "decontaminate" in task["name"]] == [2]
-    lineage_is_right(servers)
+    again = [("base", step, team.HEAD) for step in range(TURN - EVERY + 1, STEPS + 1)]
+    assert servers.actors()[TURN:] == again
+    said = servers.worker.log.read_text(errors="replace")
+    assert "learner[0] died during train_tokens" in said
+    assert [task["run_count"] for task in prefect_api.task_runs(run) if "base" in task["name"]] == [2]
+    found = lineage_is_right(servers)
     nothing_is_half_written(servers)
+    began = time.monotonic()
+    deployment.completes(deployment.start(force=["base"]), 200)
+    print(f"step {TURN} after {before} s; from the kill: on the other node {resumed} s, ended {ended} s; "
+          f"undisturbed {team.since(began)} s")  # fmt: skip
+    assert servers.actors()[TURN + len(again) :] == [("base", step, team.HEAD) for step in range(1, STEPS + 1)]
+    the_weights_are_those_of_an_undisturbed_run(found)
 
 
-def lineage_is_right(servers: Team) -> None:
-    tracker = Tracker.open(experiment="team")
-    runs = {r.data.tags["ringflow.stage"]: r for r in tracker.client.search_runs([tracker.experiment_id])
-            if r.data.tags["ringflow.kind"] == "stage"}  # fmt: skip
-    assert set(runs) == set(mini.NODES)
-    for run in runs.values():
+def stage_runs() -> dict[str, list[Run]]:
+    """MLflow's runs of each stage, the latest first."""
+    tracker, found = Tracker.open(experiment="team"), {}
+    for run in tracker.client.search_runs([tracker.experiment_id], order_by=["attributes.start_time DESC"]):
+        if run.data.tags["ringflow.kind"] == "stage":
+            found.setdefault(run.data.tags["ringflow.stage"], []).append(run)
+    return found
+
+
+def lineage_is_right(servers: Team) -> Run:
+    """The run of the stage that died."""
+    runs, client = stage_runs(), Tracker.open(experiment="team").client
+    assert set(runs) == set(NODES)
+    for (run,) in runs.values():
         assert run.info.status == "FINISHED"
-        history = tracker.client.get_metric_history(run.info.run_id, "loss")
-        assert sorted((point.step, point.value) for point in history) == [(s, 1 / s) for s in range(1, 6)]
+    (base,) = runs["base"]
+    history = client.get_metric_history(base.info.run_id, "loss")
+    assert sorted(point.step for point in history) == [1, STEPS]  # the steps that the loop logs, each once
     # From MLflow's record of the last stage back to the first one's, by the manifests in the store.
-    store, uris = Store.open(), {name: run.data.tags["ringflow.artifact"] for name, run in runs.items()}
-    graph = lineage(store, find_artifact(uris["decontaminate"], store))
+    store, uris = Store.open(), {name: run.data.tags["ringflow.artifact"] for name, (run,) in runs.items()}
+    graph = lineage(store, find_artifact(uris["base"], store))
     assert set(graph.nodes) == set(uris.values())
     in_postgres = "SELECT count(*) FROM runs WHERE status = 'FINISHED'"
-    assert servers.postgres.ask("mlflow", in_postgres) == "3"  # two stages and the pipeline's
+    assert servers.postgres.ask("mlflow", in_postgres) == str(len(NODES) + 1)  # the stages and the pipeline's
     assert servers.postgres.ask("prefect", "SELECT count(*) FROM flow_run WHERE state_type = 'COMPLETED'") == "1"
+    return base
 
 
 def nothing_is_half_written(servers: Team) -> None:
     store = Store.open()
     names = list(store.objects.files("team"))
-    assert sum(name.endswith("/_COMMITTED") for name in names) == len(mini.NODES), names
+    assert sum(name.endswith("/_COMMITTED") for name in names) == len(NODES), names
     assert not [name for name in names if "/resume/" in name]
     assert tidy(servers.home, dry_run=True).found == ()
     commits = [name.removesuffix("/_COMMITTED") for name in names if name.endswith("/_COMMITTED")]
@@ -222,3 +258,16 @@ def nothing_is_half_written(servers: Team) -> None:
         assert len(attempts) == 1, attempts
         (attempt,) = attempts
         assert store.verify(f"{store.url}/team/{commit}/attempts/{attempt}").ok
+
+
+def the_weights_are_those_of_an_undisturbed_run(disturbed: Run) -> None:
+    runs, store = stage_runs(), Store.open()
+    assert {name: len(found) for name, found in runs.items()} == dict.fromkeys(NODES, 1) | {"base": 2}
+    undisturbed = runs["base"][0]
+    assert undisturbed.info.run_id != disturbed.info.run_id
+    uris = [run.data.tags["ringflow.artifact"] for run in (disturbed, undisturbed)]
+    assert uris[0] != uris[1]
+    one, other = (store.fetch(find_artifact(uri, store), WEIGHTS).read_bytes() for uri in uris)
+    assert one == other
+    losses = [run.data.metrics["loss"] for run in (disturbed, undisturbed)]
+    assert losses[0] == losses[1]

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from components import failures
@@ -24,13 +24,8 @@ STEPS = 5
 TURN = 3
 
 
-def run(
-    context: StageContext,
-    inputs: Mapping[str, ArtifactRef],
-    config: StageConfig,
-    add: Callable[[int, int], int] = lambda step, count: count + 1,
-) -> StageResult:
-    """Counts to five, saving each step; its output holds the sum of its inputs' counts. add: the work of a step."""
+def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageConfig) -> StageResult:
+    """Counts to five, saving each step; its output holds the sum of its inputs' counts."""
     directory = Path(os.environ["TOY_DIR"])
     point = context.resume.latest()
     count = point.state["count"] if point else 0
@@ -40,7 +35,7 @@ def run(
             stream.write(f"{context.node} {step}\n")
         if step == TURN:
             _turn(directory, context)
-        count = add(step, count)
+        count += 1
         context.metrics({"loss": 1 / step}, step)
         context.progress(step, STEPS, "counting")
         (context.scratch / "point").mkdir(exist_ok=True)
