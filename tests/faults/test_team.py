@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,13 +57,14 @@ class Team:
         open_.enter_context(_ended(subprocess.Popen(watchdog, start_new_session=True)))
         open_.callback(_down, home)
         own = {name: value for name, value in ray.items() if name != "RAY_ADDRESS"}
-        self.head = self._open(open_, team.ray_head(directory, int(address.rpartition(":")[2]), own))
+        start_head = partial(team.ray_head, directory, int(address.rpartition(":")[2]), own)
+        head = self._open(open_, start_head())
         os.environ.update(RINGFLOW_PROFILE="local", RINGFLOW_POSTGRES=self.postgres.url)
         servers = embedded.up(home, only=("s3", "prefect", "mlflow"), deadline_s=150).environment
         del os.environ["RINGFLOW_POSTGRES"]
-        self.head.wait("Ray runtime started", 60)
-        self.second = self._open(open_, team.ray_second(directory, address, own))
-        self.second.wait("Ray runtime started", 60)
+        self._registered(open_, head, start_head)
+        start_second = partial(team.ray_second, directory, address, own)
+        self.second = self._registered(open_, self._open(open_, start_second()), start_second)
         servers = {k: v for k, v in servers.items() if not k.startswith("RAY_")}
         self.environment = {**servers, **QUIET, **ray, "RINGFLOW_PROFILE": "cluster"}
         self.environment |= {"TOY_DIR": str(directory), "TOY_NODES": " ".join(NODES)}
@@ -74,6 +76,16 @@ class Team:
     def _open(self, open_: ExitStack, started: team.Program) -> team.Program:
         open_.callback(started.close)
         return started
+
+    def _registered(self, open_: ExitStack, node: team.Program, start: Callable[[], team.Program]) -> team.Program:
+        """The Ray node once it has registered, for which Ray gives it 30 s; a second one if it took longer."""
+        try:
+            node.wait("Ray runtime started", 60)
+        except AssertionError:
+            node.close()
+            node = self._open(open_, start())
+            node.wait("Ray runtime started", 60)
+        return node
 
     def actors(self) -> list[tuple[str, int, str]]:
         """(stage, step, address of the node) in the order the actors began them."""
@@ -118,8 +130,13 @@ class Deployment:
     """The stages as a deployment, whose runs the worker takes."""
 
     def __init__(self, project: str) -> None:
-        overrides = [f"base.steps={STEPS}", f"base.checkpoint_every={EVERY}", f"execution.project={project}"]
-        overrides += ["execution.learners=1", "execution.retries=2", "execution.retry_delay_s=0.5"]
+        overrides = [f"base.steps={STEPS}", f"base.checkpoint_every={EVERY}", "base.tokens_per_step=4096"]
+        overrides += [
+            f"execution.project={project}",
+            "execution.learners=1",
+            "execution.retries=2",
+            "execution.retry_delay_s=0.5",
+        ]
         sizes = {"pretrain": 120, "sft": 1, "rl": 8, "preference": 8, "benchmark": 8}
         overrides += [f"corpus.sources.0.{split}={size}" for split, size in sizes.items()]
         self.request = {"recipe": "smoke", "overrides": overrides}
