@@ -13,22 +13,20 @@ import os
 import shlex
 import sys
 import time
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from components.artifacts.fingerprint import fingerprint_of
 from components.artifacts.provenance import recipe_version
 from components.artifacts.ref import ArtifactRef
-from components.cluster.jobs import Following, Jobs, JobState, wait_ended
+from components.cluster.jobs import Jobs, JobState, wait_ended
 from components.failures import Cancelled, DeadlineExceeded, InfrastructureError, IntegrityError
-from components.telemetry.logs import here
-from tasks.job_events import failure_of, heard, last_end
+from tasks.job_events import failure_of, last_end
 from tasks.job_order import StageOrder
+from tasks.job_shown import Shown
 from tasks.node import Node
 from tasks.obtain import OTHER_RUN_DEADLINE_S, Timing, look, reuse
-from tasks.progress import Progress
 from tasks.session import Session
 
 log = logging.getLogger(__name__)
@@ -39,8 +37,6 @@ PASSED_ON = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI", "R
 LOOK_EVERY_S = 3.0
 # Of a job that is told to stop: for its stage to notice and to leave the lease and MLflow in order.
 STOP_S = 15
-LAST_LINES_S = 10.0
-EARLIER_LINES = 50
 RACES = 5
 # How ids of our jobs begin, and the key of their recipe in what Ray keeps about them.
 JOBS, RECIPE = "ringflow-", "ringflow.recipe"
@@ -56,11 +52,8 @@ def obtain_by_job(node: Node, session: Session, refs: Mapping[str, ArtifactRef],
     fingerprint = fingerprint_of(identity)
     found = look(node, session, fingerprint)
     if found is None:
-        jobs = Jobs.connect()
-        with session.hardware:
-            timing.started = time.monotonic()
-            order = StageOrder.of(node, session, refs, session.repeat_of(node))
-            found = _Attempt(node, session, jobs, order, timing).result()
+        order = StageOrder.of(node, session, refs, session.repeat_of(node))
+        found = _Attempt(node, session, Jobs.connect(), order, timing).result()
         session.computed.add(node.name)
     return reuse(node, session, found, identity)
 
@@ -79,16 +72,27 @@ class _Attempt:
         self.recipe = f"{session.execution.project}/{version}"
 
     def result(self) -> ArtifactRef:
-        for _ in range(RACES):
-            self.session.stop.check()
-            job, is_new = self._choose()
-            if not job:
-                return self._committed()  # finished while we looked
-            if is_new and not self._submit(job):
-                continue  # somebody else needs the same and was faster
-            state, end = self._attend(job, is_new)
-            return self._outcome(state, end)
+        """The job at work has the hardware already; a new one waits until this flow's other stages leave it."""
+        if job := self._at_work():
+            return self._attend(job, False)
+        with self.session.hardware:
+            for _ in range(RACES):
+                job, is_new = self._choose()
+                if not job:
+                    return self._committed()  # finished while we looked
+                if not is_new or self._submit(job):
+                    return self._attend(job, is_new)
         raise InfrastructureError(f"{self.node.name}: no job could be submitted in {RACES} tries; others were faster")
+
+    def _at_work(self) -> str:
+        jobs = self._numbered(self.jobs.of(job_prefix(self.order)))
+        return next((jobs[number].id for number in sorted(jobs, reverse=True) if not jobs[number].ended), "")
+
+    def _numbered(self, jobs: Iterable[JobState]) -> dict[int, JobState]:
+        """This stage's jobs among some, by the number of their attempt."""
+        prefix = job_prefix(self.order)
+        found = {job.id.removeprefix(prefix): job for job in jobs if job.id.startswith(prefix)}
+        return {int(number): job for number, job in found.items() if number.isdecimal()}
 
     def _choose(self) -> tuple[str, bool]:
         """(id of the job to attend to, whether it is yet to be submitted); no id when the artifact is there.
@@ -96,11 +100,11 @@ class _Attempt:
         Before a new job the others of the recipe end: a flow that died may have left one, and two would share the same
         cores or GPUs (as tasks.session.Session.hardware says of the stages of one flow).
         """
-        prefix, give_up, said = job_prefix(self.order), time.monotonic() + OTHER_RUN_DEADLINE_S, ""
+        give_up, said = time.monotonic() + OTHER_RUN_DEADLINE_S, ""
         while True:
+            self.session.stop.check()
             jobs = self.jobs.of(JOBS)
-            found = {job.id.removeprefix(prefix): job for job in jobs if job.id.startswith(prefix)}
-            known = {int(number): job for number, job in found.items() if number.isdecimal()}
+            known = self._numbered(jobs)
             alive = [number for number, job in known.items() if not job.ended]
             if alive:
                 return known[max(alive)].id, False
@@ -108,14 +112,13 @@ class _Attempt:
                 return "", False
             others = [job.id for job in jobs if not job.ended and job.about.get(RECIPE) == self.recipe]
             if not others:
-                return f"{prefix}{max(known, default=0) + 1}", True
+                return f"{job_prefix(self.order)}{max(known, default=0) + 1}", True
             if time.monotonic() > give_up:
                 raise DeadlineExceeded(f"{self.node.name} waited {OTHER_RUN_DEADLINE_S:g} s for job {others[0]} to end")
             if said != others[0]:
                 said = others[0]
                 self.session.board.state(self.node.name, "running", f"waits for job {said}")
             self.session.stop.wait(LOOK_EVERY_S)
-            self.session.stop.check()
 
     def _submit(self, job: str) -> bool:
         key = self.order.put(self.session.store, job)
@@ -133,11 +136,15 @@ class _Attempt:
         self.session.board.state(self.node.name, "running", f"job {job}")
         return True
 
-    def _attend(self, job: str, is_new: bool) -> tuple[JobState, dict[str, Any] | None]:
+    def _attend(self, job: str, is_new: bool) -> ArtifactRef:
+        self.timing.started = time.monotonic()
+        return self._outcome(*self._watch(job, is_new))
+
+    def _watch(self, job: str, is_new: bool) -> tuple[JobState, dict[str, Any] | None]:
         """The job's last state and its event `end`, if it came to say one."""
         began, looked, silent = time.monotonic(), 0.0, 0.0
         with self.session.progress(self.node.name) as progress, self.jobs.follow(job) as tail:
-            shown = _Shown(self.node, self.session, progress, job, is_new)
+            shown = Shown(self.node, self.session, progress, job, is_new)
             while True:
                 if self.session.stop.is_set():
                     self._stop(job)
@@ -216,75 +223,3 @@ class _Attempt:
         if found is None:
             raise IntegrityError(f"{self.session.store.url}/{self.order.root}: the commit is gone again")
         return found
-
-
-class _Shown:
-    """A job's lines in the run's own log, board and metrics; of those from before, the last few."""
-
-    def __init__(self, node: Node, session: Session, progress: Progress, job: str, is_new: bool) -> None:
-        self.node, self.session, self.progress, self.job = node, session, progress, job
-        self.end: dict[str, Any] | None = None
-        self._live, self._earlier = is_new, 0
-        self._kept: deque[tuple[logging.Logger, int, str]] = deque(maxlen=EARLIER_LINES)
-        if not is_new:
-            log.warning("%s: job %s is at work already; this run attends to it", node.name, job)
-            session.board.state(node.name, "running", f"attends to job {job}")
-
-    def take(self, tail: Following) -> None:
-        lines = tail.lines(0.2 if self.end is not None or tail.ended.is_set() else 1.0)
-        for line in lines:
-            self._line(line)
-        if not self._live and tail.caught_up:
-            self._show_kept()
-
-    def rest(self, tail: Following) -> None:
-        """The lines up to the last one of a job that has ended. Ray closes its log seconds later."""
-        give_up = time.monotonic() + LAST_LINES_S
-        while self.end is None and time.monotonic() < give_up and not (tail.ended.is_set() and not tail.waiting):
-            self.take(tail)
-        self._show_kept()
-
-    def _line(self, line: str) -> None:
-        event = heard(line)
-        if event is None:
-            if line.strip():
-                self._record(log, logging.INFO, line)
-        elif event["event"] == "log":
-            self._record(logging.getLogger(event["logger"]), event["level"], event["text"])
-        elif event["event"] == "began":
-            self._began(event["mlflow"])
-        elif event["event"] == "state":
-            self.session.board.state(self.node.name, event["state"], event["text"])
-        elif event["event"] == "now":
-            self._now(event)
-        elif event["event"] == "end":
-            self.end = event
-
-    def _began(self, mlflow_run: str) -> None:
-        if not self._live and self.session.tracker is not None:
-            self.session.tracker.adopt(self.node.name, mlflow_run)
-
-    def _now(self, event: Mapping[str, Any]) -> None:
-        if "done" in event:
-            self.session.board.progress(self.node.name, event["done"], event["total"], event["text"])
-            self.progress.set(event["done"], event["total"])
-        if "metrics" in event:
-            self.session.measured(self.node.name, event["metrics"], event["step"])
-            if (place := here()) is not None:
-                place.step = event["step"]
-
-    def _record(self, logger: logging.Logger, level: int, text: str) -> None:
-        if self._live:
-            logger.log(level, "%s", text)
-            return
-        self._earlier += 1
-        self._kept.append((logger, level, text))
-
-    def _show_kept(self) -> None:
-        if self._live:
-            return
-        self._live = True
-        log.info("job %s has written %d lines before; the last %d:", self.job, self._earlier, len(self._kept))
-        for logger, level, text in self._kept:
-            logger.log(level, "%s", text)
-        self._kept.clear()
