@@ -169,7 +169,9 @@ time.sleep(600)
 
 def worker(directory: Path, environment: dict[str, str]) -> Program:
     command = [program("prefect"), "--no-prompt", "worker", "start", "--pool", "ringflow", "--type", "process"]
-    return Program(directory, "worker", [*command, "--limit", "1", "--install-policy", "never"], environment)
+    asks_often = {"PREFECT_WORKER_QUERY_SECONDS": "1"}  # every 10 s by default
+    command += ["--limit", "1", "--install-policy", "never"]
+    return Program(directory, "worker", command, environment | asks_often)
 
 
 def since(began: float) -> float:
