@@ -17,7 +17,7 @@ code=0
 library() {
     failed=0
     for part in "$c/training $c/rollout $c/rl $c/model $c/cluster" \
-        "$c/data $c/evaluation $c/artifacts $c/lineage $c/recipe" \
+        "$c/data $c/evaluation $c/artifacts $c/lineage $c/recipe $c/simulation $c/telemetry $c/test_redact.py" \
         "$c/rewards $c/sandbox $c/release tests/faults/hostile" "tests/infra"; do
         "$python" -m pytest -p no:cacheprovider $part & # in the background, so that the trap below ends it at once
         running=$!
@@ -35,7 +35,7 @@ lane=
 printf '\n---- tests of the library, run beside the above\n'
 cat "$said"
 printf '\n---- faults, and beside them those that want servers of their own\n'
-own="tests/faults/test_servers.py tests/faults/test_time_and_races.py"
+own="tests/faults/test_servers.py tests/faults/test_time_and_races.py tests/faults/test_jobs.py"
 "$python" -m pytest -p no:cacheprovider $own >"$said" 2>&1 &
 lane=$!
 "$python" -m pytest tests/faults/test_damage.py tests/faults/test_kill_flow.py tests/faults/test_s3.py \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -79,3 +80,13 @@ def test_the_checker_sees_a_violation(path: str, source: str) -> None:
 )
 def test_the_checker_lets_pass_what_goes_down(path: str, source: str) -> None:
     assert not violations(path, source)
+
+
+def test_every_test_file_is_run_by_make_test() -> None:
+    script = (ROOT / "tests/run.sh").read_text().replace("$c/", "tests/components/")
+    named = [ROOT / word for word in re.findall(r"tests/[\w./]*\w", script)]
+    assert not [path for path in named if not path.exists()]
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    forgotten = [str(f.relative_to(ROOT)) for f in files if not any(f == path or path in f.parents for path in named)]
+    assert len(files) > 100
+    assert not forgotten
