@@ -18,7 +18,7 @@ library() {
     failed=0
     for part in "$c/training $c/rollout $c/rl $c/model $c/cluster" \
         "$c/data $c/evaluation $c/artifacts $c/lineage $c/recipe $c/simulation $c/telemetry $c/test_redact.py" \
-        "$c/rewards $c/sandbox $c/release tests/faults/hostile" "tests/infra"; do
+        "$c/rewards $c/sandbox $c/release tests/faults/hostile" "tests/infra tests/tasks"; do
         "$python" -m pytest -p no:cacheprovider $part & # in the background, so that the trap below ends it at once
         running=$!
         trap 'kill "$running" 2>/dev/null; wait "$running"; exit 130' INT TERM
@@ -29,7 +29,7 @@ library() {
 
 (library) >"$said" 2>&1 &
 lane=$!
-"$python" -m pytest tests/e2e tests/flows tests/tasks tests/test_house.py || code=1
+"$python" -m pytest tests/e2e tests/flows tests/test_house.py || code=1
 wait "$lane" || code=1
 lane=
 printf '\n---- tests of the library, run beside the above\n'

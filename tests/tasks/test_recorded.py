@@ -112,7 +112,7 @@ def test_tags_and_records_name_recipe_code_run_and_hardware() -> None:
 
 def test_none_of_it_is_part_of_a_fingerprint() -> None:
     graph, loaded = load_graph("nano")
-    other_graph, other = load_graph("nano", ["execution.learners=1", "execution.device=cuda"])
+    other_graph, other = load_graph("nano", ["execution.learners=1", "execution.engines=1", "execution.device=cuda"])
     for name, node in graph.nodes.items():
         assert fingerprint_of(node.identity({})) == fingerprint_of(other_graph.nodes[name].identity({}))
     assert recipe_version(loaded.recipe) == recipe_version(other.recipe)
