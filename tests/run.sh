@@ -1,15 +1,15 @@
 #!/bin/sh
-# All tests: two lanes side by side, since most tests wait for servers or use one core, then the faults in three. Every
-# process keeps its own servers, Ray and engines. Usage: tests/run.sh [PATH ...]; with paths, just those, in one process.
+# All tests: two lanes side by side, since most tests wait for servers or use one core, then the faults. Every process
+# keeps its own servers, Ray and engines. Usage: tests/run.sh [PATH ...]; with paths, just those, in one process.
 set -u
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 [ $# -eq 0 ] || exec "$python" -m pytest "$@"
 
 c=tests/components
-said=$(mktemp) jobs_said=$(mktemp)
-lane= jobs_lane=
-trap 'rm -f "$said" "$jobs_said"; kill $lane $jobs_lane 2>/dev/null' EXIT
+said=$(mktemp)
+lane=
+trap 'rm -f "$said"; [ -z "$lane" ] || kill "$lane" 2>/dev/null' EXIT
 trap 'exit 130' INT TERM
 code=0
 
@@ -34,16 +34,12 @@ lane=
 printf '\n---- tests of the library, run beside the above\n'
 cat "$said"
 printf '\n---- faults, and beside them those that want servers of their own, and Ray jobs\n'
-own="tests/faults/test_servers.py tests/faults/test_time_and_races.py"
+own="tests/faults/test_servers.py tests/faults/test_time_and_races.py tests/faults/test_jobs.py"
 "$python" -m pytest -p no:cacheprovider $own >"$said" 2>&1 &
 lane=$!
-"$python" -m pytest -p no:cacheprovider tests/faults/test_jobs.py >"$jobs_said" 2>&1 &
-jobs_lane=$!
 "$python" -m pytest tests/faults/test_damage.py tests/faults/test_kill_flow.py tests/faults/test_s3.py \
     tests/faults/test_workers.py tests/faults/test_team.py || code=1
 wait "$lane" || code=1
 lane=
-wait "$jobs_lane" || code=1
-jobs_lane=
-cat "$said" "$jobs_said"
+cat "$said"
 exit $code
