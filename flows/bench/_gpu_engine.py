@@ -209,29 +209,20 @@ def _speed(turns: Any) -> Found:
     return {}, {"nano: drawing, 256 together, eager": Figure.of(rates[1:] or rates, "tokens/s")}
 
 
-def released(device: str, exports: str) -> Iterator[Found]:
-    """Exports of one model in several number formats, loaded by vLLM's own kernels, beside our trainer on the values
-    that the same file stands for.
-
-    exports: a directory with some of `bfloat16`, `fp8`, `int4`.
-    """
+def released(device: str, directory: str) -> Iterator[Found]:
+    """An export loaded by vLLM's own kernels, beside our trainer on the values that the same file stands for."""
     from components.release.parity import ReleasedEngine
 
     rng = np.random.default_rng(0)
     tokens = [(rng.integers(10, 112, 120).tolist(), 20) for _ in range(32)]
-    for name in ("bfloat16", "fp8", "int4"):
-        directory = Path(exports) / name
-        if not directory.is_dir():
-            continue
-        engine = ReleasedEngine(str(directory), 256, 0.1 if device == "cuda" else None)
-        scored = np.concatenate(engine.score(tokens))
-        del engine
-        differences = np.abs(scored - _values(directory, tokens, device))
-        what = f"{name} weights in vLLM beside the trainer on their values"
-        yield (
-            {f"{what}, mean |dlogp|": Check(float(differences.mean()), MISMATCH)},
-            {f"{what}, largest |dlogp|": Figure.of([float(differences.max())], "")},
-        )
+    engine = ReleasedEngine(directory, 256, 0.1 if device == "cuda" else None)
+    scored = np.concatenate(engine.score(tokens))
+    differences = np.abs(scored - _values(Path(directory), tokens, device))
+    what = "weights in vLLM beside the trainer on their values"
+    yield (
+        {f"{what}, mean |dlogp|": Check(float(differences.mean()), MISMATCH)},
+        {f"{what}, largest |dlogp|": Figure.of([float(differences.max())], "")},
+    )
 
 
 def _values(directory: Path, tokens: list[tuple[list[int], int]], device: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from components.failures import BadInput
 from flows.bench import Bench, Check, Figure
 
 PARTS = ("learner", "engine", "released")
+EXPORTS = ("bfloat16", "fp8", "int4")
 DEADLINE_S = 900.0
 
 
@@ -25,20 +26,28 @@ def run(part: str = ",".join(PARTS), device: str = "cuda", model: str = "", expo
     shape for the engine's part. exports: a directory with `bfloat16`, `fp8`, `int4` of one model (`ringflow export`).
 
     Raises:
-        BadInput: no such part, or no GPU.
+        BadInput: no such part, no export for `released`, or no GPU.
     """
     parts = part.split(",")
     if unknown := set(parts) - set(PARTS):
         raise BadInput(f"no part is called {unknown.pop()!r}", where="part", remedy=f"Parts: {', '.join(PARTS)}")
+    found = [Path(exports).resolve() / name for name in EXPORTS if exports and (Path(exports) / name).is_dir()]
+    if not found and (exports or parts == ["released"]):
+        raise BadInput(
+            f"none of {', '.join(EXPORTS)} is here",
+            where=f"exports={exports}",
+            remedy="Write one: ringflow export MODEL --dtype fp8 --out DIR/fp8, and name DIR",
+        )
     setup = _about(device)
     figures: dict[str, Figure] = {}
     checks: dict[str, Check] = {}
     for name in parts:
-        if name == "released" and not exports:
-            continue
-        for passed, measured in _apart(name, device, model, exports):
-            checks |= {f"{name}: {what}": check for what, check in passed.items()}
-            figures |= {f"{name}: {what}": figure for what, figure in measured.items()}
+        # Engines do not give all of a GPU back before their process ends: one for each export.
+        for directory in found if name == "released" else [None]:
+            title = name if directory is None else f"{name} {directory.name}"
+            for passed, measured in _apart(name, device, model, directory):
+                checks |= {f"{title}: {what}": check for what, check in passed.items()}
+                figures |= {f"{title}: {what}": figure for what, figure in measured.items()}
     return Bench(figures, setup, checks)
 
 
@@ -56,10 +65,12 @@ def _about(device: str) -> dict[str, Any]:
     }
 
 
-def _apart(name: str, device: str, model: str, exports: str) -> Iterator[tuple[dict[str, Check], dict[str, Figure]]]:
+def _apart(
+    name: str, device: str, model: str, export: Path | None
+) -> Iterator[tuple[dict[str, Check], dict[str, Figure]]]:
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(writer, name, device, model, exports))
+    process = context.Process(target=_work, args=(writer, name, device, model, export))
     process.start()
     writer.close()
     ends = monotonic() + DEADLINE_S
@@ -88,7 +99,7 @@ def _stopped(why: str) -> tuple[dict[str, Check], dict[str, Figure]]:
     return {"ran to its end": Check(float("nan"), 0.0, why=why)}, {}
 
 
-def _work(writer: Any, name: str, device: str, model: str, exports: str) -> None:
+def _work(writer: Any, name: str, device: str, model: str, export: Path | None) -> None:
     try:
         if name == "learner":
             from flows.bench._gpu_learner import run as found
@@ -96,8 +107,7 @@ def _work(writer: Any, name: str, device: str, model: str, exports: str) -> None
             from flows.bench._gpu_engine import run as found
         else:
             from flows.bench._gpu_engine import released as found
-        place = str(Path(exports).resolve())
-        arguments = {"learner": (device,), "engine": (device, model), "released": (device, place)}[name]
+        arguments = {"learner": (device,), "engine": (device, model), "released": (device, str(export))}[name]
         for each in found(*arguments):
             writer.send(each)
         writer.send(None)

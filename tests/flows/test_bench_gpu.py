@@ -23,6 +23,12 @@ def test_without_a_gpu_it_says_so():
         bench.measure("gpu", part="lerner")
 
 
+def test_releases_that_are_not_there_are_not_passed_over(tmp_path):
+    for exports in ("", str(tmp_path)):
+        with pytest.raises(BadInput, match=r"none of bfloat16, fp8, int4 is here.*ringflow export"):
+            bench.measure("gpu", part="released", device="cpu", exports=exports)
+
+
 def test_what_could_not_be_measured_has_not_passed():
     assert Check(1.0, 1.0).passed
     assert not Check(math.nan, 1.0).passed
@@ -42,5 +48,5 @@ def test_a_part_that_fails_is_a_failed_check_and_the_exit_code(tmp_path):
     arguments = ["bench", "gpu", "-o", "device=cpu", "-o", "part=released", "-o", f"exports={tmp_path}"]
     run = CliRunner().invoke(app, arguments)
     assert run.exit_code == 1
-    assert "released: ran to its end" in run.output
+    assert "released fp8:" in run.output
     assert "FAILED" in run.output
