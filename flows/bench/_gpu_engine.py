@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ OPTIMISER = OptimiserConfig(lr=1e-3, clip_grad_norm=1.0)
 SAMPLING = Sampling(1.0, 1.0, 96, (1,))
 # Mean |dlogp| of bfloat16 engine and bfloat16 trainer on a drawn token, and of stale experts (FACTS: about 0.9).
 MISMATCH, STALE = 0.06, 0.2
+# vLLM's FP8, in bfloat16, may differ from the values so many times as much as float32 with rounded activations.
+ROUNDED = 1.5
 
 Found = tuple[dict[str, Check], dict[str, Figure]]
 
@@ -217,30 +220,48 @@ def released(device: str, directory: str) -> Iterator[Found]:
     tokens = [(rng.integers(10, 112, 120).tolist(), 20) for _ in range(32)]
     engine = ReleasedEngine(directory, 256, 0.1 if device == "cuda" else None)
     scored = np.concatenate(engine.score(tokens))
-    differences = np.abs(scored - _values(Path(directory), tokens, device))
+    values, rounded = _values(Path(directory), tokens, device)
+    differences = np.abs(scored - values)
     what = "weights in vLLM beside the trainer on their values"
+    allowed, expected = MISMATCH, {}
+    if rounded is not None:
+        # vLLM's FP8 kernels round activations; near a tie of experts that changes a token much, wherever it is done.
+        mean = float(np.abs(rounded - values).mean())
+        allowed = max(MISMATCH, ROUNDED * mean)
+        expected = {"the trainer with activations rounded beside itself, mean |dlogp|": Figure.of([mean], "")}
     yield (
-        {f"{what}, mean |dlogp|": Check(float(differences.mean()), MISMATCH)},
-        {f"{what}, largest |dlogp|": Figure.of([float(differences.max())], "")},
+        {f"{what}, mean |dlogp|": Check(float(differences.mean()), allowed)},
+        {f"{what}, largest |dlogp|": Figure.of([float(differences.max())], ""), **expected},
     )
 
 
-def _values(directory: Path, tokens: list[tuple[list[int], int]], device: str) -> np.ndarray:
-    """Log-probs of the responses by a float32 model on what a directory's weights stand for."""
+def _values(directory: Path, tokens: list[tuple[list[int], int]], device: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Log-probs of the responses by a float32 model on what a directory's weights stand for; and with activations
+    rounded, where the directory has FP8 weights and the device's kernels do so."""
     import torch
 
     from components.model.builder import build_model
+    from components.model.fp8_activations import rounded_activations
     from components.model.hf import load_hf_state, read_hf_directory
 
     spec, tensors = read_hf_directory(directory)
     model = build_model(spec, device)
     load_hf_state(model, spec, tensors)
     stream = torch.tensor([token for sequence, _ in tokens for token in sequence], device=device)
-    with torch.no_grad():
-        logged = model.stream_logits(stream, [len(sequence) for sequence, _ in tokens]).log_softmax(-1)
-    own = logged[:-1].gather(1, stream[1:, None]).squeeze(1).cpu().numpy()
-    found, start = [], 0
-    for sequence, prompt in tokens:
-        found.append(own[start + prompt - 1 : start + len(sequence) - 1])
-        start += len(sequence)
-    return np.concatenate(found)
+
+    def scored() -> np.ndarray:
+        with torch.no_grad():
+            logged = model.stream_logits(stream, [len(sequence) for sequence, _ in tokens]).log_softmax(-1)
+        own = logged[:-1].gather(1, stream[1:, None]).squeeze(1).cpu().numpy()
+        found, start = [], 0
+        for sequence, prompt in tokens:
+            found.append(own[start + prompt - 1 : start + len(sequence) - 1])
+            start += len(sequence)
+        return np.concatenate(found)
+
+    values = scored()
+    quantised = json.loads((directory / "config.json").read_text()).get("quantization_config", {})
+    if device != "cuda" or quantised.get("quant_method") != "fp8":
+        return values, None
+    with rounded_activations(model):
+        return values, scored()
