@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -81,8 +82,11 @@ def survey_runs(settled_s: float = SETTLED_S) -> list[Leftover]:
     return [Leftover("run", running[key]["name"], why, key=key) for key, why in dead.items()]
 
 
-def mark(found: list[Leftover]) -> list[Leftover]:
-    """Sets the runs, and their tasks that seem to run, to CRASHED. `kept` where Prefect did not take it."""
+def mark(found: list[Leftover], at_work: Collection[str] = ()) -> list[Leftover]:
+    """Sets the runs, and their tasks that seem to run, to CRASHED. `kept` where Prefect did not take it.
+
+    at_work: fingerprints whose stage goes on without its run, as a Ray job does; it still writes to its MLflow run.
+    """
     done = []
     for item in found:
         message = MESSAGE.format(why=item.why, name=item.place)
@@ -91,7 +95,7 @@ def mark(found: list[Leftover]) -> list[Leftover]:
                 if task["state_type"] in (*ALIVE, "PENDING"):
                     _crash(f"/task_runs/{task['id']}/set_state", item.why)
             _crash(f"/flow_runs/{item.key}/set_state", message)
-            end_runs_of(os.environ.get("MLFLOW_TRACKING_URI", ""), item.key, message)
+            end_runs_of(os.environ.get("MLFLOW_TRACKING_URI", ""), item.key, message, at_work)
         except RingflowError as error:
             item = replace(item, kept=str(error))
         done.append(item)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts.store import Store
-from components.artifacts.tidy import Leftover, remove, survey
+from components.artifacts.tidy import Leftover, remove, survey_with_leases
 from components.artifacts.tidy_local import remove_local, survey_home
 from flows.crashed import mark, survey_runs
 
@@ -86,12 +86,12 @@ def tidy(
     tell("looking at the runs in Prefect")
     runs = survey_runs()
     tell(f"looking through {store.url}")
-    stored = survey(store, resume_days, upload_hours)
+    stored, at_work = survey_with_leases(store, resume_days, upload_hours)
     local = survey_home(home, cache_days)
     if dry_run:
         return Tidied((*runs, *stored, *local), True)
     tell(f"removing {len(runs) + len(stored) + len(local)} findings")
-    return Tidied((*mark(runs), *remove(store, stored), *remove_local(local)), False)
+    return Tidied((*mark(runs, at_work), *remove(store, stored), *remove_local(local)), False)
 
 
 def shown_bytes(count: int) -> str:

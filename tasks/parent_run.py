@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -181,10 +181,10 @@ class ParentRun:
         return response
 
 
-def end_runs_of(uri: str, flow_run_id: str, why: str) -> int:
+def end_runs_of(uri: str, flow_run_id: str, why: str, at_work: Collection[str] = ()) -> int:
     """Ends every run that a dead process left RUNNING, its stages' too, in any experiment; returns how many.
 
-    A retry goes on with them, as after any failure.
+    A retry goes on with them, as after any failure. at_work: fingerprints of stages that go on without it.
     """
     client = ParentRun(uri, "")
     experiments = client._ask("POST", "experiments/search", {"max_results": 1000}).get("experiments", [])
@@ -194,11 +194,16 @@ def end_runs_of(uri: str, flow_run_id: str, why: str) -> int:
         "max_results": 100,
     }
     runs = client._ask("POST", "runs/search", body).get("runs", []) if experiments else []
+    runs = [run for run in runs if _tag(run, "ringflow.fingerprint") not in at_work]
     for run in runs:
         client.run_id = run["info"]["run_id"]
         client.tag({"ringflow.error": why})
         client.finish("KILLED")
     return len(runs)
+
+
+def _tag(run: Mapping[str, Any], name: str) -> str:
+    return next((tag["value"] for tag in run["data"].get("tags", ()) if tag["key"] == name), "")
 
 
 def _dataset(item: tuple[str, ArtifactRef]) -> tuple[dict[str, str], dict[str, str]]:

@@ -67,7 +67,16 @@ class _Root:
 
 
 def survey(store: Store, resume_days: float = 0, upload_hours: float = 24) -> list[Leftover]:
-    """Everything superfluous, without changing anything; `kept` names what a run is at work on.
+    """The findings of `survey_with_leases`."""
+    return survey_with_leases(store, resume_days, upload_hours)[0]
+
+
+def survey_with_leases(
+    store: Store, resume_days: float = 0, upload_hours: float = 24
+) -> tuple[list[Leftover], frozenset[str]]:
+    """(everything superfluous, fingerprints that somebody is at work on), without changing anything.
+
+    `kept` of a finding names what a run is at work on.
 
     Watches leases whose holder may live on another machine for as long as they need to beat (a ttl, 36 s by default).
 
@@ -98,7 +107,8 @@ def survey(store: Store, resume_days: float = 0, upload_hours: float = 24) -> li
     found += _probes(store, now)
     busy, leases = _judge(store, first, began)
     kept = [replace(item, kept=busy[item.root]) if item.root in busy else item for item in found]
-    return sorted([*leases, *kept], key=lambda item: (item.kind, item.place))
+    at_work = frozenset(root.rpartition("/")[2] for root in busy)
+    return sorted([*leases, *kept], key=lambda item: (item.kind, item.place)), at_work
 
 
 def remove(store: Store, found: Iterable[Leftover], report: Callable[[Leftover], None] | None = None) -> list[Leftover]:

@@ -9,6 +9,7 @@ import pytest
 
 from components.lineage.tracker import Tracker
 from flows import crashed, prefect_api
+from tasks.parent_run import end_runs_of
 from tests.flows.test_recipe_flow import wait_for
 
 pytestmark = pytest.mark.server
@@ -40,6 +41,16 @@ def test_a_killed_run_is_marked_and_a_living_one_is_not(toys) -> None:
     runs = tracker.client.search_runs([tracker.experiment_id])
     assert len(runs) == 2
     assert {run.info.status for run in runs} == {"KILLED"}
+
+
+def test_a_stage_that_goes_on_without_its_run_keeps_its_mlflow_run(toys) -> None:
+    tracker = Tracker.open(experiment=f"{toys.project}-jobs")
+    flow = {"prefect.flow_run_id": "7d9f0c3e-dead"}
+    pipeline = tracker.pipeline_run("gone", flow)
+    stages = [tracker.stage_run(pipeline, name, name * 32, flow, {}) for name in ("a", "b")]
+    assert end_runs_of(tracker.uri, flow["prefect.flow_run_id"], "gone", at_work={"b" * 32}) == 2
+    ids = [pipeline, *(stage.run_id for stage in stages)]
+    assert [tracker.client.get_run(run).info.status for run in ids] == ["KILLED", "KILLED", "RUNNING"]
 
 
 def test_the_command_tells_what_it_would_remove(toys) -> None:

@@ -105,7 +105,8 @@ def test_young_attempts_stay(store):
 def test_nothing_goes_while_a_stage_holds_the_lease(store, aged, tmp_path):
     lost = abandoned(store)
     with lease(store, ttl_s=0.4) as held:
-        found = tidy.survey(store)
+        found, at_work = tidy.survey_with_leases(store)
+        assert at_work == {held.fingerprint}
         attempts = [item for item in found if item.kind == "attempt"]
         assert [item.kept for item in attempts] == [f"{ProcessIdentity.current()} works on it"]
         # also where the stage started after the survey
