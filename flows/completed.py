@@ -22,7 +22,7 @@ from components.model.hf_config import spec_from_config
 from components.model.spec import PRESETS, LingSpec, spec_for
 from components.model.tokenizer import load_tokenizer, tokenizer_sha256
 from components.recipe.load import LoadedRecipe
-from components.recipe.training import ImportConfig
+from components.recipe.training import MTP_LOSS_WEIGHT, ImportConfig, PretrainConfig
 from flows.references import find_artifact
 
 REGISTERED = "models:/"
@@ -91,6 +91,8 @@ def completed(loaded: LoadedRecipe, base: Base | None) -> LoadedRecipe:
         preset = recipe.model.preset if named else preset_of(base.spec, f"base.uri: {recipe.base.uri}")
         context = base.spec.yarn.original_max_position if base.spec.yarn else base.spec.max_position_embeddings
         found = {"model.preset": (preset, OF_BASE), "model.tokenizer": (base.tokenizer, OF_BASE)}
+        if base.spec.num_nextn_predict_layers:
+            found["model.mtp_layers"] = (base.spec.num_nextn_predict_layers, OF_BASE)
         if not named and context != PRESETS[preset].max_position_embeddings:
             found["model.max_position"] = (context, OF_BASE)
     elif recipe.model.preset == "base" and not isinstance(recipe.base, ImportConfig):
@@ -104,8 +106,13 @@ def completed(loaded: LoadedRecipe, base: Base | None) -> LoadedRecipe:
         found["sft.choose"] = ("loss", "no RL follows")
     loaded = _with(loaded, found)
     if not is_open(loaded):
-        context = spec_for(loaded.recipe.model).max_position_embeddings
+        spec = spec_for(loaded.recipe.model)
+        context = spec.max_position_embeddings
         loaded = _with(loaded, {"sft.sequence_length": (context, "the context")})
+        if spec.num_nextn_predict_layers:
+            sections = ("sft", "base") if isinstance(recipe.base, PretrainConfig) else ("sft",)
+            weight = (MTP_LOSS_WEIGHT, "the model has an MTP layer")
+            loaded = _with(loaded, {f"{section}.mtp_loss_weight": weight for section in sections})
         rows = ROWS_PER_STEP * loaded.recipe.sft.sequence_length
         half = (context // 2, "half the context")
         loaded = _with(loaded, {"sft.tokens_per_step": (rows, "8 rows"), "evaluate.max_new_tokens": half})

@@ -119,6 +119,7 @@ def _rules(recipe: Recipe, spec: LingSpec) -> None:
             f"entropy_low {recipe.sft.entropy_low:g} is above entropy_high {recipe.sft.entropy_high:g}",
             where="sft.entropy_low",
         )
+    _mtp(recipe, spec)
     Layout.of(recipe.execution).check(spec)
     recipe.execution.check_devices()
     phases: dict[str, RlPhase] = {f"rlvr.{index}": phase for index, phase in enumerate(recipe.rlvr)}
@@ -133,6 +134,19 @@ def _rules(recipe: Recipe, spec: LingSpec) -> None:
             )
 
 
+def _mtp(recipe: Recipe, spec: LingSpec) -> None:
+    """A loss on the token after the next needs a layer that predicts it."""
+    if spec.num_nextn_predict_layers:
+        return
+    for key, section in (("sft", recipe.sft), ("base", recipe.base)):
+        if getattr(section, "mtp_loss_weight", None):
+            raise BadInput(
+                f"{spec.name} has no layer that predicts the token after the next",
+                where=f"{key}.mtp_loss_weight",
+                remedy="Set model.mtp_layers to 1, or leave the weight out",
+            )
+
+
 def _imported_base(recipe: Recipe, uri: str, spec: LingSpec) -> None:
     from components.model.hf_config import spec_from_config
     from components.model.tokenizer import check_tokenizer, contract, load_tokenizer
@@ -140,6 +154,8 @@ def _imported_base(recipe: Recipe, uri: str, spec: LingSpec) -> None:
     with tempfile.TemporaryDirectory(prefix="ringflow-base-") as name:
         directory = small_files(uri, Path(name))
         found = spec_from_config(directory / "config.json")
+        if not spec.num_nextn_predict_layers:
+            found = found.without_mtp()
         check_architecture(found, spec, f"base.uri: {uri}")
         tokenizer, expected = load_tokenizer(directory), load_tokenizer(recipe.model.tokenizer)
         check_tokenizer(tokenizer, expected, f"base.uri: {uri}")

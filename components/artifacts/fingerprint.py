@@ -21,6 +21,9 @@ from pydantic import BaseModel
 
 from components.failures import BadInput
 
+# Marks a pydantic field (json_schema_extra) that came when results existed: while it is None it is not in an identity.
+# components.recipe.base has the same word; neither imports the other.
+LATER = "later"
 # 2**53: beyond it other JSON readers silently round integers; identities must survive any reader.
 LARGEST_EXACT_INTEGER = 2**53
 
@@ -86,6 +89,9 @@ def _plain(value: Any, path: str) -> Any:
         return float(value) + 0.0
     if isinstance(value, BaseModel):
         fields = {name: getattr(value, name) for name in type(value).model_fields} | (value.model_extra or {})
+        for name, field in type(value).model_fields.items():
+            if fields[name] is None and isinstance(extra := field.json_schema_extra, dict) and extra.get(LATER):
+                del fields[name]
         return {name: _plain(item, _join(path, name)) for name, item in fields.items()}
     if isinstance(value, Mapping):
         for key in value:

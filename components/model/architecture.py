@@ -21,15 +21,16 @@ def check_architecture(found: LingSpec, wanted: LingSpec, where: str) -> None:
         raise BadInput(
             f"the model is not of the recipe's architecture {wanted.name}: {', '.join(different)}",
             where=where,
-            remedy="Choose the model.preset the checkpoint was made with",
+            remedy="Choose the model.preset, and model.mtp_layers, the checkpoint was made with",
         )
 
 
 def preset_of(found: LingSpec, where: str) -> str:
     """The preset whose weights have this shape. Raises BadInput naming the nearest and what differs."""
-    theirs = found.model_dump(exclude=FREE)
+    free = FREE | {"num_nextn_predict_layers"}  # model.mtp_layers says it
+    theirs = found.model_dump(exclude=free)
     differing = {
-        name: [f"{key} {theirs[key]} (there: {value})" for key, value in spec.model_dump(exclude=FREE).items()
+        name: [f"{key} {theirs[key]} (there: {value})" for key, value in spec.model_dump(exclude=free).items()
                if theirs[key] != value]
         for name, spec in PRESETS.items()
     }  # fmt: skip

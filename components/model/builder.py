@@ -27,6 +27,10 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  #
 from megatron.core.models.gpt.gpt_model import GPTModel  # noqa: E402
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region  # noqa: E402
 from megatron.core.transformer.moe.router_replay import RouterReplayAction  # noqa: E402
+from megatron.core.transformer.multi_token_prediction import (  # noqa: E402
+    MultiTokenPredictionBlockSubmodules,
+    get_mtp_layer_spec,
+)
 from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
@@ -50,6 +54,8 @@ class LingModel(GPTModel):
     logit_rows: int | None = None
     _positions: Tensor | None = None
     _with_head: bool = True
+    _ahead: int | None = None
+    _next: Tensor | None = None
 
     def stream_logits(self, tokens: Tensor, lengths: Sequence[int], positions: Tensor | None = None) -> Tensor:
         """Next-token logits of documents laid one after another, on an undivided model.
@@ -72,6 +78,7 @@ class LingModel(GPTModel):
         head: bool = True,
         padding: int = 0,
         experts: Tensor | None = None,
+        ahead: int | None = None,
     ) -> Tensor:
         """This rank's share of a forward pass; a collective over its replica (and the ranks with its experts).
 
@@ -81,23 +88,29 @@ class LingModel(GPTModel):
             head: logits [n, vocabulary / tensor parallel] from the last stage, else hidden states after the final
                 norm, [n, hidden].
             padding: how many tokens at the end fill the stream up; experts do not count them.
-            experts: [tokens, sparse layers, topk], which experts each token goes to; None: the routers choose.
+            experts: [tokens, sparse layers, topk], which experts each token goes to; None: the routers choose. The MTP
+                layer's always does.
+            ahead: the last so many of `positions` are the MTP layer's, whose row of position t predicts the token after
+                the next, t + 2, from the hidden state of t and the token t + 1; None leaves that layer alone.
 
         Returns:
             As `head` says on the last pipeline stage; on others the activations to pass on.
         """
-        self._positions, self._with_head = positions, head
+        self._positions, self._with_head, self._ahead = positions, head, ahead
+        if ahead is not None:
+            # What follows a document's last token is never read: no position of it has a token after the next.
+            self._next = self._stretch(tokens.roll(-1)).unsqueeze(0)
         packed = PackedLayout.of(lengths, self.spec, tokens.device)
         share = len(tokens) // (self.layout.context * self.layout.tensor)
         first = (self.place.context * self.layout.tensor + self.place.tensor) * share
-        for layer in self.decoder.layers:
+        for layer in transformer_layers(self):
             if not hasattr(layer.mlp, "router"):
                 continue
             layer.mlp.padding = min(share, max(0, first + share - (len(tokens) - padding)))
             replay = layer.mlp.router.router_replay
             replay.clear_indices()
             replay.clear_router_replay_action()
-            if experts is not None:
+            if experts is not None and layer.layer_number <= self.spec.num_hidden_layers:
                 number = layer.layer_number - 1 - self.spec.first_k_dense_replace
                 replay.set_target_indices(experts[first : first + share, number])
                 replay.set_router_replay_action(RouterReplayAction.REPLAY_FORWARD)
@@ -116,16 +129,25 @@ class LingModel(GPTModel):
     def _stretch(self, tokens: Tensor) -> Tensor:
         return tokens.chunk(self.layout.context)[self.place.context]
 
-    def _postprocess(self, hidden_states, *args, **kwargs):
+    def _postprocess(self, hidden_states, *args, packed_seq_params=None, **kwargs):
         if not self.post_process:
             return hidden_states
+        if self._ahead is None:
+            hidden = self._rows(hidden_states, self._positions)
+        else:
+            (layer,) = self.mtp.layers
+            embedded = self.embedding(input_ids=self._next, position_ids=None)
+            later = layer._proj_and_transformer_layer(hidden_states, embedded, packed_seq_params=packed_seq_params)
+            here, there = self._positions.split([len(self._positions) - self._ahead, self._ahead])
+            hidden = torch.cat([self._rows(hidden_states, here), self._rows(later, there)])
+        return self.output_layer(hidden)[0] if self._with_head else hidden
+
+    def _rows(self, hidden_states: Tensor, positions: Tensor | None) -> Tensor:
         if self.config.sequence_parallel:
             # All positions on every tensor parallel rank; what follows is equal on all of them or sums its gradient.
             hidden_states = gather_from_sequence_parallel_region(hidden_states, tensor_parallel_output_grad=False)
         hidden = hidden_states.squeeze(1)
-        if self._positions is not None:
-            hidden = hidden.index_select(0, self._positions)
-        return self.output_layer(hidden)[0] if self._with_head else hidden
+        return hidden if positions is None else hidden.index_select(0, positions)
 
 
 def transformer_config(
@@ -185,6 +207,7 @@ def transformer_config(
         apply_rope_fusion=False,
         gradient_accumulation_fusion=False,
         persist_layer_norm=False,
+        mtp_num_layers=spec.num_nextn_predict_layers or None,
     )
     # Micro-batches have as many tokens as their documents. Set afterwards, because megatron refuses it together with
     # the allgather dispatcher, which needs equal lengths among ranks that share experts: the learner pads those.
@@ -207,6 +230,15 @@ def _layer_spec(spec: LingSpec, layer: int) -> ModuleSpec:
         parts.mlp.module = LocalMoELayer
         parts.mlp.submodules.experts = ModuleSpec(module=GroupedExperts)
     return layer_spec
+
+
+def _mtp_spec(spec: LingSpec) -> MultiTokenPredictionBlockSubmodules | None:
+    """The MTP layer (DeepSeek-V3, arXiv 2412.19437, 2.2), behind the final norm as in megatron-core and Ling 2.0."""
+    if not spec.num_nextn_predict_layers:
+        return None
+    layer = get_mtp_layer_spec(_layer_spec(spec, spec.num_hidden_layers), use_transformer_engine=False)
+    layer.submodules.enorm = layer.submodules.hnorm = layer.submodules.layer_norm = RMSNorm
+    return MultiTokenPredictionBlockSubmodules(layer_specs=[layer])
 
 
 def ensure_parallel_state(layout: Layout = UNDIVIDED) -> None:
@@ -272,7 +304,7 @@ def build_model(
         warnings.simplefilter("ignore")
         model = _build(spec, device, dtype, layout)
     if recompute:
-        for layer in model.decoder.layers:
+        for layer in transformer_layers(model):
             compute_again(layer)
     if seed is not None:
         initialise(model, spec, seed)
@@ -295,6 +327,7 @@ def _build(spec: LingSpec, device: str, dtype: torch.dtype, layout: Layout) -> L
         parallel_output=True,
         share_embeddings_and_output_weights=False,
         position_embedding_type="none",  # PackedAttention rotates: it knows where a document starts
+        mtp_block_spec=_mtp_spec(spec),
     )
     model.spec, model.layout, model.place = spec, layout, place
     if model.post_process and layout.tensor > 1:
@@ -333,22 +366,28 @@ def _drawn(spec: LingSpec, seed: int) -> Iterator[tuple[str, Tensor]]:
     def named(name: str) -> tuple[str, Tensor]:
         return name, matrix(*shapes[name])
 
-    yield named("model.word_embeddings.weight")
-    for layer in range(spec.num_hidden_layers):
+    def of_layer(layer: int) -> Iterator[tuple[str, Tensor]]:
         prefix = f"model.layers.{layer}"
         yield named(f"{prefix}.attention.dense.weight")
         qkv = f"{prefix}.attention.query_key_value.weight"
         yield qkv, fuse_qkv(matrix(*shapes[qkv]), spec)
         if spec.is_dense(layer):
             yield from gated([f"{prefix}.mlp"], spec.intermediate_size)
-            continue
+            return
         yield named(f"{prefix}.mlp.gate.weight")
         experts = [f"{prefix}.mlp.experts.{expert}" for expert in range(spec.num_experts)]
         yield from gated(experts, spec.moe_intermediate_size)
         if spec.num_shared_experts:
             width = spec.moe_intermediate_size * spec.num_shared_experts
             yield from gated([f"{prefix}.mlp.shared_experts"], width)
+
+    yield named("model.word_embeddings.weight")
+    for layer in range(spec.num_hidden_layers):
+        yield from of_layer(layer)
     yield named("lm_head.weight")
+    if spec.num_nextn_predict_layers:  # last, so that the rest is what it is without
+        yield named(f"{spec.mtp_prefix}eh_proj.weight")
+        yield from of_layer(spec.num_hidden_layers)
     for name, shape in shapes.items():
         if "norm" in name.rsplit(".", 2)[-2]:
             yield name, torch.ones(shape)
@@ -356,9 +395,19 @@ def _drawn(spec: LingSpec, seed: int) -> Iterator[tuple[str, Tensor]]:
             yield name, torch.zeros(shape)
 
 
+def transformer_layers(model: LingModel) -> list[torch.nn.Module]:
+    """This rank's layers, first layer first, the MTP layer's last."""
+    return [*model.decoder.layers, *(each.transformer_layer for each in mtp_layers(model))]
+
+
+def mtp_layers(model: LingModel) -> list[torch.nn.Module]:
+    """The layers that predict the token after the next: one, or none."""
+    return list(model.mtp.layers) if model.mtp_process else []
+
+
 def routers(model: LingModel) -> list[torch.nn.Module]:
     """The routers of the sparse layers, first layer first."""
-    return [layer.mlp.router for layer in model.decoder.layers if hasattr(layer.mlp, "router")]
+    return [layer.mlp.router for layer in transformer_layers(model) if hasattr(layer.mlp, "router")]
 
 
 def expert_biases(model: LingModel) -> list[Tensor]:

@@ -35,6 +35,7 @@ from components.model.memory import (
     attention_scores,
     kv_bytes,
     layer_activations,
+    mtp_activations,
     rank_parameters,
     weight_bytes,
 )
@@ -108,6 +109,8 @@ def step_time(
     Args:
         micro_batch: tokens of one micro-batch of a replica. length: of a document.
         train: forward and backward, else forward alone. updates: optimiser steps that share the tokens.
+
+    The MTP layer of a spec that has one is trained: where it rests, give the spec without it.
     """
     stages = {0, min(1, layout.pipeline - 1), layout.pipeline - 1}  # the others are like the second
     own = max((rank_parameters(spec, layout, stage) for stage in stages), key=lambda own: own.total)
@@ -120,13 +123,18 @@ def step_time(
     optimiser = updates * stepped / (speed.bandwidth * BANDWIDTH)
     bubble = (compute + memory) * (layout.pipeline - 1) * updates / batches
 
+    ahead = spec.num_nextn_predict_layers
     width, hidden, here = method.width, spec.hidden_size, spec.num_hidden_layers / layout.pipeline
     heads = (2 * spec.num_attention_heads + 2 * max(spec.num_key_value_heads, layout.tensor * layout.context)) * (
         spec.head_dim
     )
-    sparse = here * (1 - spec.first_k_dense_replace / spec.num_hidden_layers)
+    sparse = here * (1 - spec.first_k_dense_replace / spec.num_hidden_layers) + ahead
+    here += ahead
     gathered = hidden * width * micro_batch / layout.context * _share(layout.tensor)
     ends = (3 if train else 2) / min(layout.pipeline, 2)
+    # Forward its embedding, twice two hidden states to the projection and one from it, its share of the head; backward
+    # the embedding's, the projection's and its input once more.
+    ends += ahead * (5 + 6 * train)
     both = 2 + (1 if method.recompute else 0) if train else 1
     sent = {
         "tensor": batches * gathered * (4 * here * (both + (0.5 if train else 0)) + ends),
@@ -163,6 +171,12 @@ def _products(spec: LingSpec, layout: Layout, method: Method, cluster: Cluster, 
     flops = cluster.accelerator.flops
     head = 2 * spec.vocab_size * spec.hidden_size
     layers = (forward_flops(spec, length) - head) / layout.pipeline
+    if spec.num_nextn_predict_layers:
+        one = spec.model_copy(
+            update={"num_hidden_layers": 1, "first_k_dense_replace": 0, "num_nextn_predict_layers": 0}
+        )
+        layers += forward_flops(one, length) - head + 4 * spec.hidden_size**2
+        head *= 2
     again = (int(method.recompute), int(method.head_rows is not None)) if train else (0, 0)
     passes = 3 if train else 1
     of_head = flops["float32" if method.width == 4 else "tfloat32"] * HEAD
@@ -179,7 +193,10 @@ def _traffic(
     saved = saved / layout.pipeline + spec.num_hidden_layers / layout.pipeline * attention_scores(
         spec, method.width, length
     )
-    logits = 4.0 * spec.vocab_size
+    if spec.num_nextn_predict_layers:
+        saved += layer_activations(spec, False, method.width) + attention_scores(spec, method.width, length)
+        saved += mtp_activations(spec, method.width)
+    logits = 4.0 * spec.vocab_size * (1 + spec.num_nextn_predict_layers)
     if not train:
         return mine * (FORWARD * saved + LOSS_FORWARD * logits)
     passes = FORWARD * (2 if method.recompute else 1) + BACKWARD

@@ -3,6 +3,10 @@
 Which part of which tensor a rank holds is known by components.model.shards. A divided model is written without any rank
 holding all of it: every rank writes a shard file of its own, gathering one tensor at a time where tensor parallelism
 cut it. Names are those of FACTS and of inclusionAI's checkpoints.
+
+Tensors of the MTP layer are written to files of their own, `mtp*.safetensors`, which the index does not name: vLLM 0.32
+loads what the index names and refuses a layer its BailingMoeV2 has no place for. They are read from there, and from
+among the others, as inclusionAI's base models have them.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 5 * 1024**3
 INDEX = "model.safetensors.index.json"
+MTP_FILE = "mtp"
 
 Tensors = Iterable[tuple[str, Tensor]]
 _QUANTISERS: Mapping[str, Callable[[Tensors], Tensors]] = {
@@ -90,10 +95,17 @@ def load_hf_state(
             piece.write(value)
     if missing:
         raise BadInput(
-            f"{len(missing)} tensors are missing, the first is {next(iter(missing))}",
+            f"{len(missing)} tensors are missing, the first is {(first := next(iter(missing)))}",
             where=where,
-            remedy="The checkpoint is incomplete: download it again",
+            remedy=incomplete(first, spec),
         )
+
+
+def incomplete(first: str, spec: LingSpec) -> str:
+    """What to do about a missing tensor."""
+    if first.startswith(spec.mtp_prefix):
+        return "config.json promises an MTP layer: set model.mtp_layers to 0 to go without"
+    return "The checkpoint is incomplete: download it again"
 
 
 def write_hf_directory(
@@ -113,7 +125,7 @@ def write_hf_directory(
     directory.mkdir(parents=True, exist_ok=True)
     if dtype in _QUANTISERS:
         tensors = _QUANTISERS[dtype](tensors)
-    shards = _write_shards(directory, tensors, dtype, shard_bytes, rank=0)
+    shards = _write_shards(directory, tensors, dtype, shard_bytes, spec.mtp_prefix, rank=0)
     _name_shards(directory, shards, mine=shards)
     _describe(directory, spec, shards, tokenizer, dtype)
 
@@ -128,7 +140,7 @@ def write_divided(
     """
     directory.mkdir(parents=True, exist_ok=True)
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    mine = _write_shards(directory, _gathered(model, spec), dtype, shard_bytes, rank)
+    mine = _write_shards(directory, _gathered(model, spec), dtype, shard_bytes, spec.mtp_prefix, rank)
     everyone: list[list[Shard]] = [[] for _ in range(world)]
     torch.distributed.all_gather_object(everyone, mine)
     shards = [shard for each in everyone for shard in each]
@@ -171,34 +183,36 @@ def _gathered(model: LingModel, spec: LingSpec) -> Iterator[tuple[str, Tensor]]:
 
 @dataclass(frozen=True)
 class Shard:
-    """One safetensors file: its passing name, tensors and bytes."""
+    """One safetensors file: its passing name, tensors and bytes. ahead: they are the MTP layer's."""
 
     file: str
     tensors: tuple[str, ...]
     bytes: int
+    ahead: bool = False
 
 
 def _write_shards(
-    directory: Path, tensors: Iterable[tuple[str, Tensor]], dtype: str, shard_bytes: int, rank: int
+    directory: Path, tensors: Iterable[tuple[str, Tensor]], dtype: str, shard_bytes: int, mtp_prefix: str, rank: int
 ) -> list[Shard]:
     """Writes shards under passing names, since their final ones hold the number of shards of all ranks."""
     from safetensors.torch import save_file
 
     written: list[Shard] = []
     shard: dict[str, Tensor] = {}
-    used = 0
+    used, ahead = 0, False
 
     def flush() -> None:
         name = f".shard-{rank}-{len(written)}.partial"
         save_file(shard, str(directory / name), metadata={"format": "pt"})
-        written.append(Shard(name, tuple(shard), used))
+        written.append(Shard(name, tuple(shard), used, ahead))
 
     for name, tensor in tensors:
         stored = tensor.detach().to("cpu", _stored_as(name, tensor, dtype), copy=True).contiguous()
         size = stored.numel() * stored.element_size()
-        if shard and used + size > shard_bytes:
+        if shard and (used + size > shard_bytes or ahead != name.startswith(mtp_prefix)):
             flush()
             shard, used = {}, 0
+        ahead = name.startswith(mtp_prefix)
         shard[name] = stored
         used += size
     if shard:
@@ -214,21 +228,29 @@ def _stored_as(name: str, tensor: Tensor, dtype: str) -> torch.dtype:
     return getattr(torch, REST if dtype in QUANTISED else dtype)
 
 
-def _final_name(index: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
+def _final_names(shards: list[Shard]) -> list[str]:
+    """Of every shard; the MTP layer's are counted for themselves."""
+    names = []
+    for index, shard in enumerate(shards):
+        kind, alike = "mtp" if shard.ahead else "model", [each.ahead == shard.ahead for each in shards]
+        count = sum(alike)
+        number = f"-{sum(alike[: index + 1]):05d}-of-{count:05d}" if count > 1 else ""
+        names.append(f"{kind}{number}.safetensors")
+    return names
 
 
 def _name_shards(directory: Path, shards: list[Shard], mine: list[Shard]) -> None:
     own = {shard.file for shard in mine}
-    for index, shard in enumerate(shards):
+    for name, shard in zip(_final_names(shards), shards, strict=True):
         if shard.file in own:
-            (directory / shard.file).rename(directory / _final_name(index, len(shards)))
+            (directory / shard.file).rename(directory / name)
 
 
 def _describe(directory: Path, spec: LingSpec, shards: list[Shard], tokenizer: Any, dtype: str) -> None:
     """Everything beside the weights."""
-    weight_map = {name: _final_name(index, len(shards)) for index, shard in enumerate(shards) for name in shard.tensors}
-    total = sum(shard.bytes for shard in shards)
+    named = [(file, shard) for file, shard in zip(_final_names(shards), shards, strict=True) if not shard.ahead]
+    weight_map = {name: file for file, shard in named for name in shard.tensors}
+    total = sum(shard.bytes for _, shard in named)
     _write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     _write_json(directory / "config.json", config_json(spec, tokenizer, dtype))
     _write_json(
@@ -246,9 +268,9 @@ def _describe(directory: Path, spec: LingSpec, shards: list[Shard], tokenizer: A
     tokenizer.save_pretrained(str(directory))
 
 
-def read_hf_directory(directory: Path) -> tuple[LingSpec, Iterator[tuple[str, Tensor]]]:
+def read_hf_directory(directory: Path, mtp: bool = True) -> tuple[LingSpec, Iterator[tuple[str, Tensor]]]:
     """(architecture, tensors) of a BailingMoeV2 directory; tensors are read one at a time, any dtype, what is
-    quantised as float32.
+    quantised as float32. mtp: False leaves out the MTP layer, if it has one.
 
     Raises:
         BadInput: config.json is missing, of another model or another quantisation; a shard is missing, damaged or lacks
@@ -256,6 +278,7 @@ def read_hf_directory(directory: Path) -> tuple[LingSpec, Iterator[tuple[str, Te
     """
     directory = Path(directory)
     spec = spec_from_config(directory / "config.json")
+    spec = spec if mtp else spec.without_mtp()
     quantised = quantisation(directory / "config.json")
     index = directory / INDEX
     if index.is_file():
@@ -265,7 +288,10 @@ def read_hf_directory(directory: Path) -> tuple[LingSpec, Iterator[tuple[str, Te
             raise BadInput(f"not a safetensors index: {error}", where=str(index)) from error
         files = sorted(set(weight_map.values()))
     else:
-        files = sorted(path.name for path in directory.glob("*.safetensors") if path.name != "head.safetensors")
+        found = sorted(path.name for path in directory.glob("*.safetensors") if path.name != "head.safetensors")
+        files = [name for name in found if not name.startswith(MTP_FILE)]
+    if spec.num_nextn_predict_layers:
+        files += sorted({path.name for path in directory.glob(f"{MTP_FILE}*.safetensors")} - set(files))
     if not files:
         raise BadInput("no *.safetensors", where=str(directory), remedy="Only safetensors checkpoints are read")
     for name in files:
@@ -278,13 +304,11 @@ def read_hf_directory(directory: Path) -> tuple[LingSpec, Iterator[tuple[str, Te
 def _read_shards(directory: Path, files: list[str], spec: LingSpec) -> Iterator[tuple[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
-    extra = f"model.layers.{spec.num_hidden_layers}."
     for name in files:
         try:
             with safe_open(str(directory / name), framework="pt") as shard:
                 for key in shard.keys():  # noqa: SIM118  safe_open is not iterable
-                    # The multi-token-prediction layer stands after the last layer; it is not trained or served here.
-                    if not key.startswith(extra):
+                    if spec.num_nextn_predict_layers or not key.startswith(spec.mtp_prefix):
                         yield key, shard.get_tensor(key)
         except SafetensorError as error:
             raise BadInput(f"damaged safetensors file: {error}", where=str(directory / name)) from error

@@ -146,7 +146,7 @@ def config_json(spec: LingSpec, tokenizer: Any, dtype: str) -> dict[str, Any]:
         "embedding_dropout": 0.0,
         "attention_dropout": 0.0,
         "output_dropout": 0.0,
-        "num_nextn_predict_layers": 0,
+        "num_nextn_predict_layers": spec.num_nextn_predict_layers,
         "use_cache": True,
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
@@ -189,6 +189,7 @@ def spec_from_config(path: Path) -> LingSpec:
         for name in _SAME_NAME
         if config.get(name, defaults.get(name)) is not None
     }
+    values["num_nextn_predict_layers"] = config.get("num_nextn_predict_layers") or 0
     if rope.get("rope_type", rope.get("type")) == "yarn":
         values["yarn"] = YarnScaling(
             factor=rope["factor"], original_max_position=rope["original_max_position_embeddings"]

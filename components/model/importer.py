@@ -12,7 +12,7 @@ from torch import Tensor
 from components.artifacts.objects import open_objects
 from components.failures import BadInput
 from components.model.architecture import check_architecture
-from components.model.hf import read_hf_directory, tensor_shapes, write_hf_directory
+from components.model.hf import incomplete, read_hf_directory, tensor_shapes, write_hf_directory
 from components.model.spec import LingSpec
 from components.model.tokenizer import check_tokenizer, load_tokenizer
 
@@ -31,7 +31,7 @@ def import_checkpoint(uri: str, spec: LingSpec, tokenizer_source: str, output: P
         InfrastructureError: the storage does not answer.
     """
     directory = _local(uri, scratch)
-    found, tensors = read_hf_directory(directory)
+    found, tensors = read_hf_directory(directory, mtp=bool(spec.num_nextn_predict_layers))
     check_architecture(found, spec, uri)
     tokenizer = load_tokenizer(tokenizer_source)
     check_tokenizer(load_tokenizer(directory), tokenizer, uri)
@@ -57,9 +57,9 @@ def _checked(
         yield name, tensor
     if missing:
         raise BadInput(
-            f"{len(missing)} tensors are missing, the first is {next(iter(missing))}",
+            f"{len(missing)} tensors are missing, the first is {(first := next(iter(missing)))}",
             where=where,
-            remedy="The checkpoint is incomplete: download it again",
+            remedy=incomplete(first, spec),
         )
 
 

@@ -93,7 +93,14 @@ class Layout:
         """
         keys_here = max(1, spec.num_key_value_heads // self.tensor)
         shared = spec.moe_intermediate_size * spec.num_shared_experts
-        sparse = spec.num_hidden_layers > spec.first_k_dense_replace
+        sparse = spec.num_hidden_layers > spec.first_k_dense_replace or spec.num_nextn_predict_layers
+        if spec.num_nextn_predict_layers and self.pipeline > 1:
+            # It reads the embedding of the first stage and the last one's hidden states.
+            raise BadInput(
+                "the layer that predicts the token after the next is not divided over pipeline stages",
+                where="execution.pipeline_parallel",
+                remedy="Use 1, or set model.mtp_layers to 0",
+            )
         for key, parts, what, count in (
             ("learners", self.replica, "execution.learners", self.world),
             ("tensor_parallel", self.tensor, "attention heads", spec.num_attention_heads),

@@ -88,19 +88,24 @@ class RankParameters:
 
 
 def rank_parameters(spec: LingSpec, layout: Layout, stage: int) -> RankParameters:
-    """Trained parameters of a rank of pipeline stage `stage`; the routers' expert biases are buffers and not in it."""
+    """Trained parameters of a rank of pipeline stage `stage`, an MTP layer's among them; the routers' expert biases are
+    buffers and not in it."""
     hidden, tensor = spec.hidden_size, layout.tensor
     queries, keys = spec.num_attention_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
     here = spec.num_hidden_layers // layout.pipeline
     dense_layers = _dense_layers(spec, stage, here)
+    ahead = spec.num_nextn_predict_layers  # with one, layers are not divided over stages (Layout.check)
+    here += ahead
     sparse_layers = here - dense_layers
-    matrices = here * (hidden * (queries + 2 * keys) + queries * hidden)
+    matrices = ahead * 2 * hidden * hidden
+    matrices += here * (hidden * (queries + 2 * keys) + queries * hidden)
     matrices += dense_layers * 3 * hidden * spec.intermediate_size
     matrices += sparse_layers * 3 * hidden * spec.moe_intermediate_size * spec.num_shared_experts
     ends = (stage == 0) + (stage == layout.pipeline - 1)
     matrices += ends * spec.vocab_size * hidden
     whole = here * (2 * hidden + 2 * spec.head_dim) + sparse_layers * spec.num_experts * hidden
     whole += hidden if stage == layout.pipeline - 1 else 0
+    whole += ahead * 3 * hidden
     expert = sparse_layers * (spec.num_experts // layout.expert) * 3 * hidden * spec.moe_intermediate_size
     head = spec.vocab_size * hidden // tensor if stage == layout.pipeline - 1 else 0
     return RankParameters(matrices // tensor + whole, expert, head)
@@ -151,6 +156,12 @@ def layer_activations(spec: LingSpec, dense: bool, width: int) -> float:
     return width * values + always + router
 
 
+def mtp_activations(spec: LingSpec, width: int) -> float:
+    """Bytes per token that the MTP layer saves besides what a sparse layer does; 0 without one."""
+    # Results of its three norms before scaling, float32, and their scales; input of the projection.
+    return spec.num_nextn_predict_layers * (3 * 4 * (spec.hidden_size + 1) + 2 * width * spec.hidden_size)
+
+
 def attention_scores(spec: LingSpec, width: int, length: float) -> float:
     """Bytes per token and layer that attention on a GPU saves beyond `layer_activations`, in documents of `length`.
 
@@ -181,24 +192,25 @@ def learner_memory(
     own = rank_parameters(spec, layout, stage)
     same_dense = layout.data * layout.context if method.distributed else 1
     same_expert = layout.world // layout.pipeline // layout.expert if method.distributed else 1
-    here = spec.num_hidden_layers // layout.pipeline
+    ahead = spec.num_nextn_predict_layers
+    here = spec.num_hidden_layers // layout.pipeline + ahead
     tokens = micro_batch / (layout.tensor * layout.context)
-    dense_layers = _dense_layers(spec, stage, here)
+    dense_layers = _dense_layers(spec, stage, here - ahead)
     scores = attention_scores(spec, method.width, micro_batch if length is None else length)
     dense, sparse = (layer_activations(spec, dense, method.width) + scores for dense in (True, False))
     layers = dense_layers * dense + (here - dense_layers) * sparse
     widest = max(dense if dense_layers else 0.0, sparse if here > dense_layers else 0.0)
     waiting = min(layout.pipeline - stage, micro_batches)
     kept = here * spec.hidden_size * method.width if method.recompute else layers
-    activations = tokens * waiting * kept
+    activations = tokens * waiting * kept + tokens * mtp_activations(spec, method.width)
     # A layer's backward pass: its activations where they are recomputed, its weights' gradients before they are added.
     # Of the scores there are two more then: their gradient before and after the softmax.
     working = tokens * (widest * method.recompute + 2 * scores) + method.width * (own.total - own.head) / here
     if stage == layout.pipeline - 1:
-        # Results of the last norm before scaling and of the positions that count, float32.
-        activations += micro_batch / layout.context * 8.0 * spec.hidden_size
+        # Results of the last norm before scaling and of the positions that count, float32; the MTP layer's once more.
+        activations += micro_batch / layout.context * 4.0 * (2 + ahead) * spec.hidden_size
         # Logits, their exponentials, log-probs or products, and the gradient: float32, columns over tensor ranks.
-        everyone = micro_batch / layout.context
+        everyone = micro_batch / layout.context * (1 + ahead)
         rows = everyone if method.head_rows is None else min(everyone, method.head_rows)
         # Of several parts, the head's gradient from those that are done waits for the others.
         working = max(working, 16.0 * rows * spec.vocab_size / layout.tensor + 4.0 * own.head * (rows < everyone))

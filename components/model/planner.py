@@ -17,7 +17,16 @@ from components.failures import BadInput
 from components.model.accelerators import Cluster
 from components.model.cost import LINK, Decoding, StepTime, decoding, step_time
 from components.model.layout import Layout
-from components.model.memory import CONTEXT, EngineLayout, Memory, Method, engine_memory, learner_memory, weight_bytes
+from components.model.memory import (
+    CONTEXT,
+    EngineLayout,
+    Memory,
+    Method,
+    engine_memory,
+    learner_memory,
+    rank_parameters,
+    weight_bytes,
+)
 from components.model.spec import LingSpec, spec_for
 from components.recipe.recipe import Recipe
 from components.recipe.training import PretrainConfig
@@ -35,6 +44,7 @@ class Load:
     tokens: trained on in one step. length: of a mean document, longest: of the longest row,
     together: rows that one micro-batch has to hold, two of a pair. updates: optimiser steps of
     a step. generated: tokens drawn in one step; in_flight: answers drawn at a time. overlaps: engines draw meanwhile.
+    mtp: the MTP layer is trained.
     """
 
     name: str
@@ -47,6 +57,7 @@ class Load:
     in_flight: int = 0
     overlaps: bool = False
     together: int = 1
+    mtp: bool = False
 
     def micro_batch(self, method: Method) -> int:
         """Tokens of the largest one: as many as the method's, more only where a row is longer."""
@@ -68,8 +79,10 @@ def loads_of(recipe: Recipe, mean_length: float = MEAN_LENGTH) -> list[Load]:
     found = []
     if isinstance(recipe.base, PretrainConfig):
         base = recipe.base
-        found.append(Load("base", base.steps, base.tokens_per_step, base.sequence_length / 2, base.sequence_length))
-    found.append(Load("sft", sft_steps(recipe), sft.tokens_per_step, sft.sequence_length / 2, sft.sequence_length))
+        row, mtp = base.sequence_length, bool(base.mtp_loss_weight)
+        found.append(Load("base", base.steps, base.tokens_per_step, row / 2, row, mtp=mtp))
+    row, mtp = sft.sequence_length, bool(sft.mtp_loss_weight)
+    found.append(Load("sft", sft_steps(recipe), sft.tokens_per_step, row / 2, row, mtp=mtp))
     phases = [(f"rlvr-{number}", phase) for number, phase in enumerate(recipe.rlvr, start=1)]
     for name, phase in (*phases, *([("rlhf", recipe.rlhf)] if recipe.rlhf is not None else ())):
         rollout = phase.rollout
@@ -230,19 +243,21 @@ def _priced(
     # or put together on each learner, who hands it to the engine on its own device.
     moved = weight_bytes(count, spec.vocab_size * spec.hidden_size, method.width)
     exchange = moved / (cluster.speed(cluster.devices) * LINK)
+    stored = count + spec.mtp_parameters()  # engines have none of it
     times = []
     for load in loads:
         batch = load.micro_batch(method)
-        update = step_time(spec, layout, method, cluster, load.tokens, batch, load.length, True, load.updates)
+        trained = spec if load.mtp else spec.without_mtp()
+        update = step_time(trained, layout, method, cluster, load.tokens, batch, load.length, True, load.updates)
         if not load.generated:
             times.append(LoadTime(load, update))
             continue
-        logprobs = step_time(spec, layout, method, cluster, load.tokens, batch, load.length, False)
+        logprobs = step_time(trained, layout, method, cluster, load.tokens, batch, load.length, False)
         drawn, rollout = _drawn(recipe, spec, load, cluster, engine_layout, engines, engine)
         times.append(LoadTime(load, update, logprobs, drawn, rollout, exchange))
     return Plan(
         cluster, method, placement, layout, engine_layout, engines, learner, engine, peak, tuple(times),
-        moved, 12.0 * count, 4.0 * count, 2.0 * count,
+        moved, 12.0 * stored, 4.0 * stored, 2.0 * stored,
     )  # fmt: skip
 
 
@@ -300,14 +315,17 @@ def _engine(
 
 
 def _learner(spec: LingSpec, layout: Layout, method: Method, loads: list[Load]) -> Memory:
-    """The fullest rank at the longest micro-batch of any load."""
+    """The fullest rank at the longest micro-batch of any load, an MTP layer trained if any load does."""
+    trained = spec if any(load.mtp for load in loads) else spec.without_mtp()
     batch, length = max((load.micro_batch(method), load.longest) for load in loads)
     batches = max(ceil(load.tokens / (batch * layout.data)) for load in loads)
     stages = {0, min(1, layout.pipeline - 1), layout.pipeline - 1}
-    return max(
-        (learner_memory(spec, layout, method, stage, batch, batches, length) for stage in stages),
+    fullest = max(
+        (learner_memory(trained, layout, method, stage, batch, batches, length) for stage in stages),
         key=lambda memory: memory.total,
     )
+    resting = rank_parameters(spec, layout, 0).total - rank_parameters(trained, layout, 0).total
+    return replace(fullest, weights=fullest.weights + method.width * resting)
 
 
 def _divisors(number: int, most: int) -> list[int]:

@@ -1,6 +1,7 @@
 """Which blocks of the Hugging Face tensors one rank of a divided model holds: the one place that knows where each
 weight lives in the megatron-core model.
 
+The MTP layer, if there is one, is the one after the last: inclusionAI's `--mtp-as-extra-layer`.
 Checkpoints, weight exchange and export all speak of HF names and of blocks inside them, so they do not depend on the
 layout that wrote them. Four differences to megatron: HF fuses attention as [all Q | all K | all V] where megatron
 interleaves per key-value group (Ling-V2 tools/convert_dcp_to_safetensors.py `transform_qkv_weight`); HF keeps gate and
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,10 @@ from components.model.spec import LingSpec
 
 if TYPE_CHECKING:
     from components.model.builder import LingModel
+
+
+# Of the MTP layer, as inclusionAI's checkpoints and megatron-core name them.
+MTP_NORMS = ("enorm", "hnorm", "final_layernorm")
 
 
 @dataclass(frozen=True)
@@ -114,10 +119,7 @@ def pieces(model: LingModel, spec: LingSpec, values: Values = lambda tensor: ten
         ):
             yield block(name, heads, (replica, dense), 0, first + place.tensor * size, size)
 
-    replica = place.data * layout.context + place.context
-    if model.pre_process:
-        yield from split("model.word_embeddings.weight", model.embedding.word_embeddings.weight, 0)
-    for layer in model.decoder.layers:
+    def layer_pieces(layer: Any) -> Iterator[Piece]:
         index = layer.layer_number - 1
         prefix, attention, mlp = f"model.layers.{index}", layer.self_attention, layer.mlp
         yield from whole(f"{prefix}.input_layernorm.weight", layer.input_layernorm.weight)
@@ -128,7 +130,7 @@ def pieces(model: LingModel, spec: LingSpec, values: Values = lambda tensor: ten
         yield from whole(f"{prefix}.post_attention_layernorm.weight", layer.pre_mlp_layernorm.weight)
         if spec.is_dense(index):
             yield from ffn(f"{prefix}.mlp", mlp.linear_fc1.weight, mlp.linear_fc2.weight)
-            continue
+            return
         yield from whole(f"{prefix}.mlp.gate.weight", mlp.router.weight)
         yield from whole(f"{prefix}.mlp.gate.expert_bias", mlp.router.expert_bias)
         first, second = values(mlp.experts.fc1), values(mlp.experts.fc2)
@@ -141,14 +143,31 @@ def pieces(model: LingModel, spec: LingSpec, values: Values = lambda tensor: ten
         if spec.num_shared_experts:
             shared = mlp.shared_experts
             yield from ffn(f"{prefix}.mlp.shared_experts", shared.linear_fc1.weight, shared.linear_fc2.weight)
+
+    replica = place.data * layout.context + place.context
+    if model.pre_process:
+        yield from split("model.word_embeddings.weight", model.embedding.word_embeddings.weight, 0)
+    for layer in model.decoder.layers:
+        yield from layer_pieces(layer)
     if model.post_process:
         yield from whole("model.norm.weight", model.decoder.final_layernorm.weight)
         yield from split("lm_head.weight", model.output_layer.weight, 0)
+    if model.mtp_process:
+        (ahead,) = model.mtp.layers
+        for norm in MTP_NORMS:
+            yield from whole(f"{spec.mtp_prefix}{norm}.weight", getattr(ahead, norm).weight)
+        yield from split(f"{spec.mtp_prefix}eh_proj.weight", ahead.eh_proj.weight, 0)
+        yield from layer_pieces(ahead.transformer_layer)
 
 
 def owned(found: Iterator[Piece]) -> list[Piece]:
     """The pieces this rank writes or sends: over all ranks every block once, spread evenly over its holders."""
     return [piece for number, piece in enumerate(found) if number % piece.holders == piece.holder]
+
+
+def served(found: Iterator[Piece], spec: LingSpec) -> Iterator[Piece]:
+    """The pieces that engines have a place for: all but the MTP layer's."""
+    return (piece for piece in found if not piece.name.startswith(spec.mtp_prefix))
 
 
 def joined(found: Iterator[Piece]) -> Iterator[tuple[str, Tensor]]:
@@ -179,10 +198,9 @@ def tensor_shapes(spec: LingSpec) -> Mapping[str, tuple[int, ...]]:
             f"{prefix}.down_proj.weight": (hidden, width),
         }
 
-    shapes: dict[str, tuple[int, ...]] = {"model.word_embeddings.weight": (spec.vocab_size, hidden)}
-    for layer in range(spec.num_hidden_layers):
+    def of_layer(layer: int) -> dict[str, tuple[int, ...]]:
         prefix = f"model.layers.{layer}"
-        shapes |= {
+        shapes = {
             f"{prefix}.input_layernorm.weight": (hidden,),
             f"{prefix}.attention.query_key_value.weight": ((heads + 2 * keys) * dim, hidden),
             f"{prefix}.attention.query_layernorm.weight": (dim,),
@@ -191,8 +209,7 @@ def tensor_shapes(spec: LingSpec) -> Mapping[str, tuple[int, ...]]:
             f"{prefix}.post_attention_layernorm.weight": (hidden,),
         }
         if spec.is_dense(layer):
-            shapes |= ffn(f"{prefix}.mlp", spec.intermediate_size)
-            continue
+            return shapes | ffn(f"{prefix}.mlp", spec.intermediate_size)
         shapes |= {
             f"{prefix}.mlp.gate.weight": (spec.num_experts, hidden),
             f"{prefix}.mlp.gate.expert_bias": (spec.num_experts,),
@@ -201,7 +218,16 @@ def tensor_shapes(spec: LingSpec) -> Mapping[str, tuple[int, ...]]:
             shapes |= ffn(f"{prefix}.mlp.experts.{expert}", spec.moe_intermediate_size)
         if spec.num_shared_experts:
             shapes |= ffn(f"{prefix}.mlp.shared_experts", spec.moe_intermediate_size * spec.num_shared_experts)
-    return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (spec.vocab_size, hidden)}
+        return shapes
+
+    shapes = {"model.word_embeddings.weight": (spec.vocab_size, hidden)}
+    for layer in range(spec.num_hidden_layers):
+        shapes |= of_layer(layer)
+    shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (spec.vocab_size, hidden)}
+    if spec.num_nextn_predict_layers:
+        shapes |= {f"{spec.mtp_prefix}{norm}.weight": (hidden,) for norm in MTP_NORMS}
+        shapes |= {f"{spec.mtp_prefix}eh_proj.weight": (hidden, 2 * hidden)} | of_layer(spec.num_hidden_layers)
+    return shapes
 
 
 def fuse_qkv(weight: Tensor, spec: LingSpec) -> Tensor:

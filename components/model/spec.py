@@ -43,6 +43,9 @@ class LingSpec(StrictModel):
     n_group: int = Field(default=8, ge=1)
     topk_group: int = Field(default=4, ge=1)
     first_k_dense_replace: int = Field(default=1, ge=0)
+    num_nextn_predict_layers: int = Field(
+        default=0, ge=0, le=1, description="Layers after the last one that predict the token after the next (MTP)"
+    )
     routed_scaling_factor: float = Field(default=2.5, gt=0)
     score_function: Literal["sigmoid"] = "sigmoid"
     norm_topk_prob: Literal[True] = True
@@ -95,8 +98,18 @@ class LingSpec(StrictModel):
         """Whether layer `layer` (from 0) has one dense FFN in place of experts."""
         return layer < self.first_k_dense_replace
 
+    @property
+    def mtp_prefix(self) -> str:
+        """Of the names of the MTP layer's tensors, also where the model has none."""
+        return f"model.layers.{self.num_hidden_layers}."
+
+    def without_mtp(self) -> LingSpec:
+        """The model as engines run it, and as it is trained without a loss on the token after the next."""
+        return self.model_copy(update={"num_nextn_predict_layers": 0}) if self.num_nextn_predict_layers else self
+
     def parameter_count(self) -> tuple[int, int]:
-        """(total, active per token), both with the input and output embeddings, as the Ling 2.0 report counts them."""
+        """(total, active per token), both with the input and output embeddings and without the MTP layer, as the Ling
+        2.0 report counts them."""
         embeddings = 2 * self.vocab_size * self.hidden_size
         queries, keys = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         attention = self.hidden_size * (queries + 2 * keys) + queries * self.hidden_size + 2 * self.head_dim
@@ -111,6 +124,13 @@ class LingSpec(StrictModel):
             common + sparse_layers * self.num_experts * expert,
             common + sparse_layers * self.num_experts_per_tok * expert,
         )
+
+    def mtp_parameters(self) -> int:
+        """Of the MTP layer: a sparse layer, a projection of two hidden states to one, and three norms."""
+        if not self.num_nextn_predict_layers:
+            return 0
+        one = self.model_copy(update={"num_hidden_layers": 1, "first_k_dense_replace": 0, "vocab_size": 0})
+        return one.parameter_count()[0] + 2 * self.hidden_size**2 + 2 * self.hidden_size
 
 
 PRESETS: dict[str, LingSpec] = {
@@ -237,4 +257,6 @@ def spec_for(config: ModelConfig) -> LingSpec:
         )
     if config.max_position is not None:
         spec = spec.model_copy(update={"max_position_embeddings": config.max_position})
+    if config.mtp_layers is not None:
+        spec = spec.model_copy(update={"num_nextn_predict_layers": config.mtp_layers})
     return spec

@@ -12,21 +12,23 @@ import torch
 from torch import Tensor
 
 from components.model.builder import LingModel
-from components.model.shards import Piece, assemble, owned, pieces, tensor_shapes
+from components.model.shards import Piece, assemble, owned, pieces, served, tensor_shapes
 
 # rank, starts, sizes
 Origin = tuple[int, tuple[int, ...], tuple[int, ...]]
 
 
 class WholeTensors:
-    """Iterates (name, tensor) on rank 0, or `everywhere`, and (name, None) elsewhere; as often as wanted.
+    """The tensors that engines have: of an MTP layer they get nothing.
+
+    Iterates (name, tensor) on rank 0, or `everywhere`, and (name, None) elsewhere; as often as wanted.
 
     The owners are agreed on once, when it is made: also a collective.
     """
 
     def __init__(self, model: LingModel, everywhere: bool = False) -> None:
         self.everywhere = everywhere
-        self.model, self.shapes = model, tensor_shapes(model.spec)
+        self.model, self.shapes = model, tensor_shapes(model.spec.without_mtp())
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         mine = [(piece.name, piece.starts, piece.sizes) for piece in self._own()]
         everyone: list[list[tuple[str, tuple[int, ...], tuple[int, ...]]]] = [[] for _ in range(self.world)]
@@ -37,7 +39,7 @@ class WholeTensors:
                 self.origins[name].append((rank, starts, sizes))
 
     def _own(self) -> list[Piece]:
-        return owned(pieces(self.model, self.model.spec))
+        return owned(served(pieces(self.model, self.model.spec), self.model.spec))
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[tuple[str, Tensor | None]]:

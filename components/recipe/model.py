@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.recipe.base import StrictModel
+from components.recipe.base import Later, StrictModel
 
 
 class ModelConfig(StrictModel):
@@ -19,6 +19,9 @@ class ModelConfig(StrictModel):
         default="nano",
         description="`nano` (built in, characters and special tokens) or a directory of a HF tokenizer; an imported "
         "base's own when absent",
+    )
+    mtp_layers: int | None = Later(
+        ge=0, le=1, description="Layers that predict the token after the next; those of the imported base when absent"
     )
     max_position: int | None = Field(
         default=None, ge=16, description="Context length; the imported base's, else the preset's when absent"

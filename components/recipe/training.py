@@ -6,7 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.recipe.base import StrictModel
+from components.recipe.base import Later, StrictModel
+
+MTP_LOSS_WEIGHT = 0.1  # Ling 2.0's pre-training (Ling-V2, --mtp-loss-scaling-factor)
+MTP_LOSS = "Of the loss on the token after the next, where the model has a layer for it; 0.1 when absent, as Ling 2.0"
 
 
 class OptimiserConfig(StrictModel):
@@ -32,6 +35,7 @@ class PretrainConfig(StrictModel):
     tokens_per_step: int = Field(ge=64)
     sequence_length: int = Field(ge=16)
     expert_bias_rate: float = Field(default=1e-3, ge=0, description="Router bias update rate")
+    mtp_loss_weight: float | None = Later(ge=0, description=MTP_LOSS)
     checkpoint_every: int = Field(default=100, ge=1)
 
 
@@ -71,6 +75,7 @@ class SftConfig(StrictModel):
         description="Length of a packed row, no attention across documents; the context when absent",
     )
     expert_bias_rate: float = Field(default=1e-3, ge=0)
+    mtp_loss_weight: float | None = Later(ge=0, description=MTP_LOSS)
     checkpoints: int = Field(default=4, ge=1, description="Candidates kept, evenly spaced, to choose from")
     choose: Literal["entropy", "loss"] = Field(
         default="entropy",

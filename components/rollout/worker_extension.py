@@ -36,7 +36,7 @@ class EngineWorker:
         from components.model.hf import read_hf_directory
 
         self._forget_packed_experts()
-        self.model_runner.reload_weights(weights_iterator=iter(read_hf_directory(Path(directory))[1]))
+        self.model_runner.reload_weights(weights_iterator=iter(read_hf_directory(Path(directory), mtp=False)[1]))
 
     def free_cache(self) -> int:
         """Frees the storages of the key-value cache (CPU: vLLM's sleep mode is CUDA's); returns bytes released."""

@@ -26,6 +26,7 @@ class MicroBatch:
     positions: stream positions whose next token counts, documents in order. targets: [n] those next tokens.
     counts: targets of each document. padding: tokens at the end that belong to no document.
     experts: [tokens, sparse layers, topk] int64 experts to route to; None: the router chooses.
+    ahead: the last so many positions and targets are the MTP layer's: the token after the next of a position.
     """
 
     documents: list[int]
@@ -36,6 +37,7 @@ class MicroBatch:
     counts: list[int]
     padding: int = 0
     experts: Tensor | None = None
+    ahead: int = 0
 
     def filled(self, tokens: int) -> MicroBatch:
         """This stream brought to `tokens` tokens; nothing of it changes, and the filling counts nowhere."""
@@ -63,8 +65,9 @@ def nothing(device: str) -> MicroBatch:
     return MicroBatch([], none, [], none, none, [])
 
 
-def micro_batch(sequences: Many[Sequence], documents: list[int], device: str) -> MicroBatch:
-    """The chosen documents as one stream, with the tokens of their loss masks as targets.
+def micro_batch(sequences: Many[Sequence], documents: list[int], device: str, mtp: bool = False) -> MicroBatch:
+    """The chosen documents as one stream, with the tokens of their loss masks as targets; mtp: those that have two
+    tokens before them in their document once more, of the MTP layer.
 
     Raises:
         BadInput: the first token of a document is to be predicted.
@@ -75,14 +78,21 @@ def micro_batch(sequences: Many[Sequence], documents: list[int], device: str) ->
     if any(len(sequence.loss_mask) and sequence.loss_mask[0] for sequence in chosen):
         raise BadInput("the first token of a document has nothing before it to be predicted from", where="loss_mask[0]")
     targets = np.flatnonzero(mask)
+    positions, ahead = targets - 1, 0
+    if mtp:
+        starts = np.cumsum([0, *[len(sequence.tokens) for sequence in chosen[:-1]]])
+        second = np.setdiff1d(targets, starts + 1, assume_unique=True)
+        positions, targets = np.concatenate([positions, second - 2]), np.concatenate([targets, second])
+        ahead = len(second)
     return MicroBatch(
         documents=documents,
         tokens=torch.as_tensor(tokens, device=device),
         lengths=[len(sequence.tokens) for sequence in chosen],
-        positions=torch.as_tensor(targets - 1, device=device),
+        positions=torch.as_tensor(positions, device=device),
         targets=torch.as_tensor(tokens[targets], device=device),
         counts=[int(np.count_nonzero(sequence.loss_mask)) for sequence in chosen],
         experts=_experts(chosen, device),
+        ahead=ahead,
     )
 
 

@@ -133,9 +133,14 @@ class LearnerGroup:
     # ---- training
 
     def configure(
-        self, optimiser: OptimiserConfig, total_steps: int, expert_bias_rate: float, reward_head: bool = False
+        self,
+        optimiser: OptimiserConfig,
+        total_steps: int,
+        expert_bias_rate: float,
+        reward_head: bool = False,
+        mtp_loss_weight: float = 0.0,
     ) -> None:
-        self._call("configure", optimiser, total_steps, expert_bias_rate, reward_head)
+        self._call("configure", optimiser, total_steps, expert_bias_rate, reward_head, mtp_loss_weight)
 
     def train_tokens(self, sequences: Many[Sequence], sequence_length: int) -> dict[str, float]:
         """One cross-entropy step over all sequences; see Learner.train_tokens."""

@@ -33,32 +33,43 @@ class Learner(LearnerState):
     """One rank with its steps; arguments as LearnerState."""
 
     def train_tokens(self, sequences: Many[Sequence], sequence_length: int) -> dict[str, float]:
-        """One optimiser step of next-token cross entropy on the masked tokens of all ranks.
+        """One optimiser step of next-token cross entropy on the masked tokens of all ranks, and, with a weight of
+        `configure`, on the tokens after the next.
 
         Returns loss (mean over the global loss tokens), entropy (mean over them), grad_norm, lr, tokens (all, global),
-        loss_tokens, fill (of this rank's rows), seconds.
+        loss_tokens, fill (of this rank's rows), seconds; mtp_loss (mean over its own tokens, unweighted) if it counts.
         """
         started = time.perf_counter()
-        batches, fill = self._batches(sequences, sequence_length)
-        local = float(sum(len(batch.targets) for batch in batches))
-        loss_tokens, tokens = self.ranks.sum([local, float(sum(len(sequence.tokens) for sequence in sequences))])
+        weight = self.mtp_loss_weight
+        batches, fill = self._batches(sequences, sequence_length, mtp=weight > 0)
+        ahead = float(sum(batch.ahead for batch in batches))
+        local = float(sum(len(batch.targets) for batch in batches)) - ahead
+        size = float(sum(len(sequence.tokens) for sequence in sequences))
+        loss_tokens, tokens, ahead_tokens = self.ranks.sum([local, size, ahead])
         if loss_tokens == 0:
             raise BadInput("no token of the step counts in the loss", where="loss_mask")
         self.optimiser.zero_grad()
-        found = {"loss": 0.0, "entropy": 0.0}
+        found = {"loss": 0.0, "entropy": 0.0, "mtp_loss": 0.0}
 
         def work(batch: MicroBatch, logits: Tensor, kept: Tensor | None) -> Tensor:
             logprobs, entropy = token_logprobs(self.model, batch, logits, kept)
-            loss = -logprobs.sum() / loss_tokens
-            add(found, {"loss": loss, "entropy": entropy.sum()})
-            return loss
+            if not weight:
+                loss = -logprobs.sum() / loss_tokens
+                add(found, {"loss": loss, "entropy": entropy.sum()})
+                return loss
+            sizes = [len(logprobs) - batch.ahead, batch.ahead]
+            (here, there), (entropy, _) = logprobs.split(sizes), entropy.split(sizes)
+            loss, mtp_loss = -here.sum() / loss_tokens, -there.sum() / max(ahead_tokens, 1.0)
+            add(found, {"loss": loss, "entropy": entropy.sum(), "mtp_loss": mtp_loss})
+            return loss + weight * mtp_loss
 
-        run(self.model, batches, work, train=True)
-        loss_total, entropy_total = self.ranks.sum([found["loss"], found["entropy"]])
+        run(self.model, batches, work, train=True, mtp=weight > 0)
+        loss_total, entropy_total, mtp_total = self.ranks.sum(list(found.values()))
         rate = self.optimiser.rate
-        norm, balance = self._update(loss_total)
+        norm, balance = self._update(loss_total + weight * mtp_total)
         return {
             "loss": loss_total,
+            **({"mtp_loss": mtp_total} if weight else {}),
             "entropy": entropy_total / loss_tokens,
             "grad_norm": norm,
             "lr": rate,
@@ -183,8 +194,10 @@ class Learner(LearnerState):
 
     # ---- inside
 
-    def _batches(self, sequences: Many[Sequence], sequence_length: int | None) -> tuple[list[MicroBatch], float]:
-        """Micro-batches over packed rows, and the rows' fill."""
+    def _batches(
+        self, sequences: Many[Sequence], sequence_length: int | None, mtp: bool = False
+    ) -> tuple[list[MicroBatch], float]:
+        """Micro-batches over packed rows, and the rows' fill. mtp: with the MTP layer's targets."""
         self._built()
         if not sequences:
             return self.ranks.align([]), 1.0
@@ -197,7 +210,7 @@ class Learner(LearnerState):
             )
         packing = pack(lengths, row_length)
         groups = micro_batches(packing, row_length, self.execution.micro_batch_tokens)
-        return self.ranks.align([micro_batch(sequences, group, self.device) for group in groups]), packing.fill
+        return self.ranks.align([micro_batch(sequences, group, self.device, mtp) for group in groups]), packing.fill
 
     def _update(self, loss: float) -> tuple[float, float]:
         """Reduces the gradient and steps. Returns (gradient norm before clipping, highest expert load over the mean).

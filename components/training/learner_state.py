@@ -19,7 +19,7 @@ from components.model.architecture import check_architecture
 from components.model.builder import build_model, expert_biases, initialise, routers
 from components.model.hf import hf_state, load_hf_state, read_hf_directory, write_divided, write_hf_directory
 from components.model.layout import Layout
-from components.model.shards import owned, pieces
+from components.model.shards import joined, owned, pieces, served
 from components.model.spec import LingSpec, spec_for
 from components.model.tokenizer import load_tokenizer
 from components.model.wire import ShardLayout, pack_pieces
@@ -60,7 +60,7 @@ class LearnerState:
         torch.manual_seed(seed)
         self.model = None
         self.optimiser: FlatAdamW | None = None
-        self.expert_bias_rate = 0.0
+        self.expert_bias_rate = self.mtp_loss_weight = 0.0
         self.reward: RewardModel | None = None
         self._trains_reward = False
         self._buffer: np.ndarray | None = None
@@ -109,15 +109,17 @@ class LearnerState:
         self._trains_reward = False
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Every weight of an undivided model under its HF name, float32 copies."""
-        return {name: tensor.float().cpu().numpy().copy() for name, tensor in hf_state(self._built(), self.spec)}
+        """Every weight of an undivided model that engines have, under its HF name, float32 copies."""
+        found = joined(served(pieces(self._built(), self.spec), self.spec))
+        return {name: tensor.float().cpu().numpy().copy() for name, tensor in found}
 
     def shard(self) -> tuple[ShardLayout, np.ndarray]:
-        """(layout, buffer) of the weights this rank sends: over all ranks every block once. No collective.
+        """(layout, buffer) of the weights this rank sends to engines: over all ranks every block once. No collective.
 
         The buffer is written again by the next call.
         """
-        layout, self._buffer = pack_pieces(owned(pieces(self._built(), self.spec)), self._buffer)
+        own = owned(served(pieces(self._built(), self.spec), self.spec))
+        layout, self._buffer = pack_pieces(own, self._buffer)
         return layout, self._buffer
 
     def send(self, address: str, port: int, engine_workers: int, client: Any) -> None:
@@ -150,23 +152,34 @@ class LearnerState:
     # ---- optimiser
 
     def configure(
-        self, optimiser: OptimiserConfig, total_steps: int, expert_bias_rate: float, reward_head: bool = False
+        self,
+        optimiser: OptimiserConfig,
+        total_steps: int,
+        expert_bias_rate: float,
+        reward_head: bool = False,
+        mtp_loss_weight: float = 0.0,
     ) -> None:
         """Starts a new optimisation from the present weights: moments and step count at zero.
 
         expert_bias_rate: 0 keeps the router bias fixed, as RL does.
         reward_head: train a Bradley-Terry reward model: adds a scalar head, drawn at zero.
+        mtp_loss_weight: of the loss on the token after the next in `train_tokens`; 0 keeps the MTP layer as it is, as
+            RL does (verl, too, trains it there on request only).
+
+        Raises:
+            BadInput: a weight for a layer that the model does not have.
         """
         model = self._built()
-        self.expert_bias_rate = expert_bias_rate
+        if mtp_loss_weight and not model.mtp_process:
+            raise BadInput(f"{self.spec.name} has no MTP layer", where="mtp_loss_weight", remedy="Leave it out")
+        self.expert_bias_rate, self.mtp_loss_weight = expert_bias_rate, mtp_loss_weight
         self._trains_reward = reward_head
+        # Weight decay must not touch what takes no part.
+        idle = ("output_layer.",) * reward_head + ("mtp.",) * (not mtp_loss_weight)
+        trained = [p for name, p in model.named_parameters() if not name.startswith(idle)]
         if reward_head:
             self.reward = RewardModel(model, self.spec)
-            # The LM head takes no part: weight decay must not touch it.
-            trained = [p for name, p in model.named_parameters() if not name.startswith("output_layer")]
             trained += [self.reward.head] if model.post_process else []
-        else:
-            trained = list(model.parameters())
         self.optimiser = FlatAdamW(trained, optimiser, total_steps, self.ranks.kind, self.ranks.share)
         for router in routers(model):
             router.local_tokens_per_expert.zero_()
@@ -199,6 +212,7 @@ class LearnerState:
             "optimiser": self.optimiser.state(),
             "expert_bias_rate": self.expert_bias_rate,
             "trains_reward": self._trains_reward,
+            "mtp_loss_weight": self.mtp_loss_weight,
             "spec": self.spec.model_dump_json(),
         }
         checkpoint.save(Path(directory), self.rank, self.model, self.optimiser, self._trained_head(), state)
@@ -220,6 +234,7 @@ class LearnerState:
             optimiser["total_steps"],
             state["expert_bias_rate"],
             state["trains_reward"],
+            state.get("mtp_loss_weight", 0.0),
         )
         self.optimiser.step_count = optimiser["step"]
         checkpoint.load(Path(directory), self.model, self.optimiser, self._trained_head())

@@ -164,17 +164,23 @@ class Ranks:
         return [batch.filled(-(-size // unit) * unit) for batch, size in zip(batches, sizes, strict=True)]
 
 
-def run(model: LingModel, batches: Many[MicroBatch], work: Work, train: bool, head: bool = True) -> None:
+def run(
+    model: LingModel, batches: Many[MicroBatch], work: Work, train: bool, head: bool = True, mtp: bool = False
+) -> None:
     """Forward, and backward if `train`, over aligned micro-batches, one after another or through the pipeline.
 
     work: called on the last stage; its loss is what is differentiated, as it is.
     head: logits, or hidden states (LingModel.run).
+    mtp: the MTP layer runs, on every rank, also where it has no targets.
     """
 
     def forward(batch: MicroBatch) -> tuple[Tensor, Tensor | None]:
         positions, kept = model.own_positions(batch.positions, len(batch.tokens))
         with_head = head and model.logit_rows is None
-        return model.run(batch.tokens, batch.lengths, positions, with_head, batch.padding, batch.experts), kept
+        ahead = None
+        if mtp:
+            ahead = batch.ahead if kept is None else int((kept >= len(batch.positions) - batch.ahead).sum())
+        return model.run(batch.tokens, batch.lengths, positions, with_head, batch.padding, batch.experts, ahead), kept
 
     if model.layout.pipeline == 1:
         for batch in batches:

@@ -30,7 +30,8 @@ def train_base(
 
     def begin() -> None:
         learners.initialise(context.seed)
-        learners.configure(config.optimiser, config.steps, config.expert_bias_rate)
+        weight = config.mtp_loss_weight or 0.0
+        learners.configure(config.optimiser, config.steps, config.expert_bias_rate, mtp_loss_weight=weight)
 
     last = run_steps(
         context,

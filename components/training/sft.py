@@ -52,7 +52,8 @@ def train_sft(
 
     def begin() -> None:
         learners.load_hf(model)
-        learners.configure(config.optimiser, steps, config.expert_bias_rate)
+        weight = config.mtp_loss_weight or 0.0
+        learners.configure(config.optimiser, steps, config.expert_bias_rate, mtp_loss_weight=weight)
 
     def keep_candidate(done: int) -> None:
         if done not in places:

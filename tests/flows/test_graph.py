@@ -12,7 +12,7 @@ from components.recipe.load import load_recipe
 from flows import graph as graphs
 from flows.contracts import check_contracts
 from flows.graph import build, mermaid
-from flows.request import RECIPES
+from flows.request import RECIPES, load_graph
 from tasks.stage import STAGES, Stage
 
 
@@ -91,6 +91,8 @@ def test_picture_has_every_node_and_edge(graph) -> None:
         ("rlvr.1.name=math-logic", "rlvr.1.name"),
         ("execution.expert_parallel=3", "execution.expert_parallel"),
         ("execution.tensor_parallel=4", "2 execution.learners cannot be divided"),
+        ("sft.mtp_loss_weight=0.1", "sft.mtp_loss_weight: nano has no layer"),
+        ("base.mtp_loss_weight=0.1", "base.mtp_loss_weight: nano has no layer"),
     ],
 )
 def test_numbers_that_contradict_each_other_are_refused(override: str, complaint: str) -> None:
@@ -146,6 +148,19 @@ class TestImportedBase:
         (directory / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 7}))
         with pytest.raises(BadInput, match="num_hidden_layers 7 "):
             self.check(directory)
+
+    def test_its_mtp_layer_is_kept_and_trained_unless_it_is_told_otherwise(self, directory: Path) -> None:
+        path = directory / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"num_nextn_predict_layers": 1}))
+        base = f"base={{kind: import, uri: '{directory}'}}"
+        graph, loaded = load_graph("nano", [base], servers=False)
+        assert (loaded.recipe.model.mtp_layers, loaded.recipe.sft.mtp_loss_weight) == (1, 0.1)
+        assert loaded.origins["sft.mtp_loss_weight"] == "default: the model has an MTP layer"
+        without, loaded = load_graph("nano", [base, "model.mtp_layers=0"], servers=False)
+        assert loaded.recipe.sft.mtp_loss_weight is None
+        assert graph.nodes["sft"].identity({}) != without.nodes["sft"].identity({})
+        with pytest.raises(BadInput, match="the layer that predicts the token after the next"):
+            load_graph("nano", [base, "execution.pipeline_parallel=2"], servers=False)
 
     def test_other_tokenizer_is_refused(self, directory: Path) -> None:
         path = directory / "tokenizer.json"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from components.artifacts.fingerprint import canonical_json, explain_difference, fingerprint, identity_of
 from components.failures import BadInput
 from components.recipe.execution import ExecutionConfig
+from components.recipe.model import ModelConfig
 from components.recipe.rl import GrpoLoss, IcePopLoss
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -125,3 +126,14 @@ def test_explanations_name_field_and_values():
         f"inputs.model: {'a' * 12}:{'b' * 12} -> {'a' * 12}:{'c' * 12}",
         "version: 1 -> 2",
     ]
+
+
+def test_a_field_that_came_later_is_in_an_identity_only_where_it_is_set():
+    """Results made before the field existed are found again."""
+    plain, named = (_plainly(ModelConfig(preset="nano", mtp_layers=layers)) for layers in (None, 0))
+    assert plain == {"preset": "nano", "tokenizer": "nano", "max_position": None}
+    assert named == plain | {"mtp_layers": 0}
+
+
+def _plainly(value):
+    return json.loads(canonical_json(value))

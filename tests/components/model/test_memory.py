@@ -14,7 +14,15 @@ from components.failures import BadInput
 from components.model.accelerators import ACCELERATORS, parse_cluster
 from components.model.cost import step_time
 from components.model.layout import Layout
-from components.model.memory import Method, attention_scores, layer_activations, learner_memory, rank_parameters, today
+from components.model.memory import (
+    Method,
+    attention_scores,
+    layer_activations,
+    learner_memory,
+    mtp_activations,
+    rank_parameters,
+    today,
+)
 from components.model.spec import PRESETS
 from components.recipe.execution import ExecutionConfig
 
@@ -26,6 +34,12 @@ GRID = [
     *(Layout(8, tensor=2, context=2, expert=8), Layout(8, tensor=2, pipeline=4), Layout(8, pipeline=2, expert=4)),
 ]
 IN_HALF = [Layout(1), Layout(4, tensor=2, pipeline=2), Layout(4, expert=4)]
+
+MTP = PRESETS["nano"].model_copy(update={"num_nextn_predict_layers": 1})
+SPECS = PRESETS | {"mtp": MTP}
+BUILT = [("nano", layout, "float32") for layout in GRID] + [("nano", layout, "bfloat16") for layout in IN_HALF]
+BUILT += [("mtp", layout, "float32") for layout in (Layout(2, tensor=2), Layout(4, tensor=2, context=2))]
+BUILT += [("mtp", Layout(4, tensor=2, expert=4), "bfloat16")]
 
 # One process plays every rank: torch's fake process group lets megatron build its part of the model, and moves nothing.
 COUNT = """
@@ -73,8 +87,9 @@ class Sent(TorchDispatchMode):
 
 sent = []
 found = []
-for settings, dtype in json.loads(sys.argv[1]):
-    layout, spec, half = Layout(**settings), PRESETS["nano"], dtype == "bfloat16"
+specs = PRESETS | {"mtp": PRESETS["nano"].model_copy(update={"num_nextn_predict_layers": 1})}
+for name, settings, dtype in json.loads(sys.argv[1]):
+    layout, spec, half = Layout(**settings), specs[name], dtype == "bfloat16"
     for rank in range(layout.world):
         dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=layout.world)
         parallel_state.initialize_model_parallel(
@@ -94,7 +109,10 @@ for settings, dtype in json.loads(sys.argv[1]):
                 parameter.data.normal_(0, 0.02)
             with Sent() as forward:
                 positions = torch.arange(512 // layout.context)
-                out = model.run(torch.arange(512) % 100, [512], positions, head=False)
+                if spec.num_nextn_predict_layers:
+                    positions = torch.cat([positions, positions])
+                ahead = 512 // layout.context if spec.num_nextn_predict_layers else None
+                out = model.run(torch.arange(512) % 100, [512], positions, head=False, ahead=ahead)
             with Sent() as backward:
                 out.sum().backward()
             with Sent() as reduced:
@@ -106,8 +124,8 @@ for settings, dtype in json.loads(sys.argv[1]):
         dist.destroy_process_group()
 builder._initialised = None
 saved = {}
-for name, dtype in (("nano", "float32"), ("nano", "bfloat16"), ("smoke", "float32"), ("smoke", "bfloat16")):
-    spec, stored = PRESETS[name], {}
+for name, dtype in [(name, dtype) for name in ("nano", "smoke", "mtp") for dtype in ("float32", "bfloat16")]:
+    spec, stored = specs[name], {}
     model = builder.build_model(spec, dtype=getattr(torch, dtype), seed=0)
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
@@ -120,7 +138,8 @@ for name, dtype in (("nano", "float32"), ("nano", "bfloat16"), ("smoke", "float3
         stored.clear()
         plain = sdpa_kernel(SDPBackend.MATH) if backends == "plain" else nullcontext()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), plain:
-            out = model.run(torch.arange(512) % spec.vocab_size, [256, 256], None, head=False)
+            positions, ahead = (torch.arange(1024) % 512, 512) if name == "mtp" else (None, None)
+            out = model.run(torch.arange(512) % spec.vocab_size, [256, 256], positions, head=False, ahead=ahead)
         total = sum(tensor.untyped_storage().nbytes() for tensor in stored.values()) / 512
         saved[f"{name} {dtype} {backends}"] = total
 print(json.dumps({"ranks": found, "saved": saved, "sent": sent}))
@@ -129,8 +148,8 @@ print(json.dumps({"ranks": found, "saved": saved, "sent": sent}))
 
 @pytest.fixture(scope="module")
 def counted() -> dict:
-    wanted = [(layout, "float32") for layout in GRID] + [(layout, "bfloat16") for layout in IN_HALF]
-    settings = [({key: getattr(x, key) for key in Layout.__dataclass_fields__}, dtype) for x, dtype in wanted]
+    fields = Layout.__dataclass_fields__
+    settings = [(name, {key: getattr(x, key) for key in fields}, dtype) for name, x, dtype in BUILT]
     done = subprocess.run(
         [sys.executable, "-c", COUNT, json.dumps(settings)], capture_output=True, text=True, timeout=300, check=False
     )
@@ -141,29 +160,30 @@ def counted() -> dict:
 def test_parameters_of_every_rank_are_those_its_shards_hold(counted: dict) -> None:
     expected = [
         {"rank": rank, "dense": own.dense, "expert": own.expert}
-        for layout in (*GRID, *IN_HALF)
+        for name, layout, _ in BUILT
         for rank in range(layout.world)
-        for own in [rank_parameters(PRESETS["nano"], layout, layout.place(rank).pipeline)]
+        for own in [rank_parameters(SPECS[name], layout, layout.place(rank).pipeline)]
     ]
     assert [{key: row[key] for key in ("rank", "dense", "expert")} for row in counted["ranks"]] == expected
 
 
 def test_weights_gradients_and_moments_are_the_bytes_torch_allocates(counted: dict) -> None:
     rows = iter(counted["ranks"])
-    for layout, method in [(layout, TODAY) for layout in GRID] + [(layout, HALF) for layout in IN_HALF]:
+    for name, layout, dtype in BUILT:
+        method = TODAY if dtype == "float32" else HALF
         for rank in range(layout.world):
             stage = layout.place(rank).pipeline
-            memory = learner_memory(PRESETS["nano"], layout, method, stage, 512, 4)
+            memory = learner_memory(SPECS[name], layout, method, stage, 512, 4)
             expected = memory.weights + memory.gradients + memory.moments
             assert next(rows)["bytes"] == pytest.approx(expected, rel=0.003), (layout, rank, method.name)
 
 
 def test_volumes_are_the_bytes_that_collectives_are_given(counted: dict) -> None:
     """Forward and backward exactly. Gradients within 1 %: a plan leaves out norms and routers over tensor ranks."""
-    layouts = [layout for layout in GRID if layout.world > 1 and layout.expert == layout.pipeline == 1]
-    assert len(layouts) == len(counted["sent"]) == 4
-    for layout, (forward, backward, reduced) in zip(layouts, counted["sent"], strict=True):
-        options = (PRESETS["nano"], layout, TODAY, parse_cluster("2xH100"), 512 * layout.data, 512, 512)
+    layouts = [(n, x) for n, x, kind in BUILT if kind == "float32" and x.world > 1 and x.expert == x.pipeline == 1]
+    assert len(layouts) == len(counted["sent"]) == 6
+    for (name, layout), (forward, backward, reduced) in zip(layouts, counted["sent"], strict=True):
+        options = (SPECS[name], layout, TODAY, parse_cluster("2xH100"), 512 * layout.data, 512, 512)
         alone, trained = step_time(*options, train=False).sent, step_time(*options).sent
         assert sum(alone.values()) == forward, layout
         assert sum(trained.values()) - trained["gradients"] == forward + backward, layout
@@ -171,11 +191,12 @@ def test_volumes_are_the_bytes_that_collectives_are_given(counted: dict) -> None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["nano", "smoke"])
+@pytest.mark.parametrize("name", ["nano", "smoke", "mtp"])
 def test_activations_are_the_tensors_a_forward_pass_saves(counted: dict, name: str, dtype: str) -> None:
-    spec, width = PRESETS[name], 4 if dtype == "float32" else 2
-    expected = sum(layer_activations(spec, spec.is_dense(layer), width) for layer in range(spec.num_hidden_layers))
-    expected += 4 * spec.hidden_size  # the last norm's
+    spec, width = SPECS[name], 4 if dtype == "float32" else 2
+    layers = range(spec.num_hidden_layers + spec.num_nextn_predict_layers)
+    expected = sum(layer_activations(spec, spec.is_dense(layer), width) for layer in layers)
+    expected += mtp_activations(spec, width) + 4 * spec.hidden_size  # the last norm's
     assert counted["saved"][f"{name} {dtype} default"] == pytest.approx(expected, rel=0.02)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from components.failures import BadInput, DeadlineExceeded, IntegrityError
 from components.model.builder import build_model
-from components.model.hf import hf_state
+from components.model.hf import INDEX, hf_state, write_hf_directory
 from components.model.hf_config import config_json
 from components.model.spec import PRESETS
 from components.model.tokenizer import load_tokenizer
@@ -93,6 +93,22 @@ def test_trainer_and_engine_agree_and_a_reload_leaves_nothing_stale(engine):
         if version == 0:
             first = samples
     assert [(s.tokens, s.logprobs) for s in samples] == [(s.tokens, s.logprobs) for s in first]
+
+
+def test_a_layer_after_the_last_is_neither_loaded_nor_in_the_way(engine, tokenizer, tmp_path):
+    """vLLM 0.32 has no place for BailingMoeV2's MTP layer: a directory that has one draws as one without."""
+    from vllm.model_executor.model_loader.weight_utils import filter_duplicate_safetensors_files as filtered
+
+    spec = SPEC.model_copy(update={"num_nextn_predict_layers": 1})
+    with_it = build_model(spec, seed=1)
+    write_hf_directory(tmp_path, spec, hf_state(with_it, spec), tokenizer)
+    assert engine.load_files(7, str(tmp_path)) == 7
+    sample = engine.generate(requests(1), SAMPLING, 7, DEADLINE_S)[0]
+    expected = trainer_logprobs(build_model(SPEC, seed=1), sample.prompt, sample.tokens)
+    np.testing.assert_allclose(sample.logprobs, expected, atol=1e-5)
+    files = [str(path) for path in tmp_path.glob("*.safetensors")]
+    assert len(files) == 2
+    assert filtered(files, str(tmp_path), INDEX) == [str(tmp_path / "model.safetensors")]
 
 
 def test_a_request_draws_the_same_in_any_company(engine):
