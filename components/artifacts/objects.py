@@ -24,6 +24,8 @@ from components.failures import BadInput, InfrastructureError
 from components.telemetry import metrics
 
 BLOCK_BYTES = 1 << 20
+# Of what is written as a stream: S3 takes 10,000 parts, so up to 160 GB in one object.
+PART_BYTES = 16 << 20
 PRIVATE = ".ringflow-"
 TEMPORARY = re.compile(re.escape(PRIVATE) + "[0-9a-f]{32}")
 
@@ -69,8 +71,16 @@ class Objects(Protocol):
     def put(self, path: Path, key: str, sha256: str) -> None:
         """Uploads a file; storage that can is made to check the digest. An existing object is replaced."""
 
+    def write(self, key: str, parts: Iterator[bytes | bytearray]) -> None:
+        """Stores the parts, one after another, as one object, which replaces an existing one once it is whole.
+
+        parts: each but the last of PART_BYTES; a few of them are held at a time."""
+
     def get(self, key: str, path: Path) -> bool:
         """Downloads to a local path. False when absent."""
+
+    def read_part(self, key: str, start: int, size: int) -> bytes | None:
+        """`size` bytes from `start`, fewer where the object ends before; None when absent."""
 
     def blocks(self, key: str) -> Iterator[bytes]:
         """The object's bytes, in order, without keeping it in memory. Raises FileNotFoundError when absent."""
@@ -144,6 +154,30 @@ class DirectoryObjects:
             shutil.copyfile(path, temporary)
             os.replace(temporary, self.path(key))
         moved("write", path.stat().st_size)
+
+    def write(self, key: str, parts: Iterator[bytes | bytearray]) -> None:
+        size = 0
+        with self._errors(key):
+            temporary = self._beside(key)
+            try:
+                with open(temporary, "wb") as stream:
+                    for part in parts:
+                        size += stream.write(part)
+                os.replace(temporary, self.path(key))
+            finally:
+                temporary.unlink(missing_ok=True)
+        moved("write", size)
+
+    def read_part(self, key: str, start: int, size: int) -> bytes | None:
+        with self._errors(key):
+            try:
+                with open(self.path(key), "rb") as stream:
+                    stream.seek(start)
+                    data = stream.read(size)
+            except FileNotFoundError:
+                return None
+        moved("read", len(data))
+        return data
 
     def get(self, key: str, path: Path) -> bool:
         with self._errors(key):
@@ -255,13 +289,15 @@ class DirectoryObjects:
             raise InfrastructureError(f"{self.url}/{key}: {error.strerror or error}") from error
 
 
-def open_objects(url: str) -> Objects:
-    """Objects for `s3://bucket[/prefix]`, `file:///directory` or a plain path."""
+def open_objects(url: str, endpoint: str = "", region: str = "") -> Objects:
+    """Objects for `s3://bucket[/prefix]`, `file:///directory` or a plain path.
+
+    endpoint, region: of S3; from the environment when empty."""
     parts = urlsplit(url)
     if parts.scheme == "s3":
         from components.artifacts.s3 import S3Objects
 
-        return S3Objects(parts.netloc, parts.path.strip("/"))
+        return S3Objects(parts.netloc, parts.path.strip("/"), endpoint, region)
     if parts.scheme in ("file", ""):
         return DirectoryObjects(Path(unquote(parts.path)).absolute())
     raise BadInput(

@@ -22,6 +22,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components.artifacts.objects import BLOCK_BYTES, PRIVATE, Upload, Versioned, moved
+from components.artifacts.s3_errors import ABSENT, broken, code_of, transient
+from components.artifacts.s3_parts import write_parts
 from components.failures import BadInput, DeadlineExceeded, InfrastructureError, RingflowError
 from components.recipe.secrets import refuse_in_address
 from components.telemetry import metrics
@@ -35,17 +37,18 @@ ATTEMPTS = 4
 TRANSFER_LANES = 4
 SINGLE_PUT_BYTES = 64 << 20
 CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
-ABSENT = {"NoSuchKey", "404", "NotFound"}
+BEYOND = {"InvalidRange", "416"}
 DENIED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "Forbidden", "ExpiredToken"}
 
 
 class S3Objects:
     """Keys below `prefix` of one bucket. Safe to use from many threads; open a new one in a forked process."""
 
-    def __init__(self, bucket: str, prefix: str = "") -> None:
+    def __init__(self, bucket: str, prefix: str = "", endpoint: str = "", region: str = "") -> None:
         self.bucket, self.prefix = bucket, prefix
         self.url = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
-        self.endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        self.region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        self.endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         refuse_in_address(
             self.endpoint or "", "AWS_ENDPOINT_URL", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
         )
@@ -60,20 +63,31 @@ class S3Objects:
             return self._filesystem
 
     def read(self, key: str) -> Versioned | None:
+        return self._read(key)
+
+    def read_part(self, key: str, start: int, size: int) -> bytes | None:
+        if size == 0:
+            return b""
+        found = self._read(key, Range=f"bytes={start}-{start + size - 1}")
+        return None if found is None else found.data
+
+    def _read(self, key: str, **asked: str) -> Versioned | None:
         with self._errors(key):
             for attempt in range(ATTEMPTS):
                 try:
-                    answer = self.fs.call_s3("get_object", **self._at(key))
+                    answer = self.fs.call_s3("get_object", **self._at(key), **asked)
                 except OSError as error:
-                    if _code(error) in ABSENT:
+                    if code_of(error) in ABSENT:
                         return None
+                    if asked and code_of(error) in BEYOND:
+                        return Versioned(b"", "")
                     raise
                 try:
                     data = _body(self.fs, answer)
                     moved("read", len(data))
                     return Versioned(data, answer["ETag"])
                 except Exception as error:  # s3fs repeats a request, not one whose answer broke off
-                    if attempt == ATTEMPTS - 1 or not _broken(error):
+                    if attempt == ATTEMPTS - 1 or not broken(error):
                         raise
                     metrics.add("ringflow_store_retries_total")
                     time.sleep(0.1 * 2**attempt)
@@ -85,7 +99,7 @@ class S3Objects:
             try:
                 return self.fs.call_s3("head_object", **self._at(key))["ETag"].strip('"')
             except OSError as error:
-                if _code(error) in ABSENT:
+                if code_of(error) in ABSENT:
                     return None
                 raise
 
@@ -94,7 +108,7 @@ class S3Objects:
             try:
                 self.fs.call_s3("put_object", **self._at(key), Body=data, IfNoneMatch="*")
             except OSError as error:
-                if _code(error) not in CONFLICTS:
+                if code_of(error) not in CONFLICTS:
                     raise
                 current = self.read(key)
                 return current is not None and current.data == data
@@ -108,7 +122,7 @@ class S3Objects:
                 moved("write", len(data))
                 return etag
             except OSError as error:
-                if _code(error) not in CONFLICTS | ABSENT:
+                if code_of(error) not in CONFLICTS | ABSENT:
                     raise
                 current = self.read(key)
                 return current.version if current is not None and current.data == data else None
@@ -120,6 +134,11 @@ class S3Objects:
         with self._errors(key):
             self.fs.put_file(str(path), self._full(key), max_concurrency=TRANSFER_LANES, **checked)
         moved("write", path.stat().st_size)
+
+    def write(self, key: str, parts: Iterator[bytes | bytearray]) -> None:
+        with self._errors(key):
+            size = write_parts(lambda call, **more: self.fs.call_s3(call, **self._at(key), **more), parts)
+        moved("write", size)
 
     def get(self, key: str, path: Path) -> bool:
         with self._errors(key):
@@ -206,7 +225,7 @@ class S3Objects:
             try:
                 self.fs.call_s3("abort_multipart_upload", **self._at(upload.key), UploadId=upload.token)
             except OSError as error:
-                if _code(error) not in ABSENT | {"NoSuchUpload"}:
+                if code_of(error) not in ABSENT | {"NoSuchUpload"}:
                     raise
 
     def check(self, deadline_s: float, create: bool) -> None:
@@ -233,10 +252,9 @@ class S3Objects:
         from s3fs.core import set_custom_error_handler
 
         set_custom_error_handler(_again)  # by itself s3fs repeats broken connections and SlowDown, but no 500 or 503
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         fs = S3FileSystem(
             endpoint_url=self.endpoint,
-            client_kwargs={"region_name": region},
+            client_kwargs={"region_name": self.region},
             config_kwargs={
                 "connect_timeout": connect_s,
                 "read_timeout": read_s,
@@ -329,7 +347,7 @@ class S3Objects:
         from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
         metrics.add("ringflow_store_errors_total")
-        place, code = f"{self._place()}{' ' + key if key else ''}", _code(error)
+        place, code = f"{self._place()}{' ' + key if key else ''}", code_of(error)
         if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
             return BadInput(
                 "no S3 credentials",
@@ -347,33 +365,11 @@ class S3Objects:
         return InfrastructureError(f"{place}: {code or type(error).__name__}: {error}")
 
 
-def _code(error: BaseException) -> str:
-    """The S3 error code behind an exception of s3fs, empty when there is none."""
-    return str(_response(error).get("Error", {}).get("Code", ""))
-
-
-def _response(error: BaseException) -> dict[str, Any]:
-    return getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
-
-
 def _again(error: BaseException) -> bool:
     """Whether s3fs tries a request again; asked by it after every answer that is an error."""
-    if found := _transient(error):
+    if found := transient(error):
         metrics.add("ringflow_store_retries_total")
     return found
-
-
-def _transient(error: BaseException) -> bool:
-    """Whether the server itself failed, and may answer the same request a moment later."""
-    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return status >= 500 or _code(error) in ("RequestTimeout", "Throttling", "ThrottlingException")
-
-
-def _broken(error: BaseException) -> bool:
-    """Whether a connection ended in the middle of something."""
-    from s3fs.core import S3_RETRYABLE_ERRORS
-
-    return isinstance(error, S3_RETRYABLE_ERRORS)
 
 
 def _listing(call: Callable[[], Any]) -> Any:
@@ -382,7 +378,7 @@ def _listing(call: Callable[[], Any]) -> Any:
         try:
             return call()
         except Exception as error:
-            if not (_broken(error) or _transient(error)):
+            if not (broken(error) or transient(error)):
                 raise
             metrics.add("ringflow_store_retries_total")
             time.sleep(0.1 * 2**attempt)

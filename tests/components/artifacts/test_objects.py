@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import threading
 import time
@@ -10,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from components.artifacts import folder
 from components.artifacts.store import Store
-from components.failures import BadInput, DeadlineExceeded, InfrastructureError
+from components.failures import BadInput, DeadlineExceeded, InfrastructureError, IntegrityError
 
 
 def test_create_has_one_winner_and_knows_its_own_bytes(store):
@@ -90,6 +92,53 @@ def test_large_object_goes_through_multipart_and_back(s3_environment, tmp_path):
     for part in store.objects.blocks("large/file"):
         streamed.update(part)
     assert streamed.hexdigest() == digest
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 << 20, (11 << 20) + 7])
+def test_a_stream_is_one_object_whose_parts_are_read(store, monkeypatch, size):
+    monkeypatch.setattr(folder, "PART_BYTES", 5 << 20)  # the least that S3 takes
+    data = (bytes(range(251)) * (size // 251 + 1))[:size]
+    place = folder.Folder.of(store.objects, "a/folder")
+    entry = place.send("deep/file", [data[:1000], memoryview(data)[1000:]])
+    assert (entry.size, entry.sha256) == (size, hashlib.sha256(data).hexdigest())
+    assert store.objects.files("a/folder") == {"deep/file": size}
+    assert place.holding([entry]).read("deep/file") == data
+    for start, length in ((0, size), (size // 2, 9), (size, 3), (3, 0)):
+        assert store.objects.read_part("a/folder/deep/file", start, length) == data[start : start + length]
+    assert store.objects.read_part("a/folder/none", 0, 5) is None
+    with pytest.raises(IntegrityError, match=rf"deep/file ends at byte {size}, recorded up to {size + 5}"):
+        place.read_part("deep/file", max(size - 2, 0), size + 5 - max(size - 2, 0))
+    store.objects.remove("a/folder/deep/file")
+    assert store.objects.create("a/folder/deep/file", data + b"x")
+    with pytest.raises(IntegrityError, match=r"deep/file has sha256 [0-9a-f]{64}, recorded [0-9a-f]{64}"):
+        place.holding([entry]).read("deep/file")
+    assert not store.objects.uploads()
+
+
+def test_a_stream_that_breaks_leaves_no_object_and_no_upload(store, monkeypatch):
+    monkeypatch.setattr(folder, "PART_BYTES", 5 << 20)
+
+    def broken():
+        yield bytes(11 << 20)
+        raise IntegrityError("the source broke")
+
+    with pytest.raises(IntegrityError, match="the source broke"):
+        folder.Folder.of(store.objects, "a").send("file", broken())
+    assert store.objects.files("a") == {}
+    assert not store.objects.uploads()
+
+
+def test_a_rank_without_credentials_says_on_which_host(s3_environment, monkeypatch, tmp_path):
+    place = folder.Folder.of(Store.open("s3://ringflow-start", tmp_path).objects, "keyless")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        assert os.environ[name] not in repr(place)
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    folder._objects.cache_clear()
+    with pytest.raises(BadInput, match=rf"from host {socket.gethostname()}.*no S3 credentials.*Every Ray node"):
+        place.send("file", [b"x"])
+    folder._objects.cache_clear()
 
 
 def _timed(store: Store, kind: type[Exception], text: str, deadline_s: float = 5) -> None:
