@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from components.artifacts.context import ResumePoint
+from components.artifacts.context import Load, ResumePoint, unread
+from components.artifacts.folder import Folder
 from components.artifacts.lease import Lease
 from components.artifacts.ref import ArtifactRef
 from components.artifacts.resume import StoreResume
@@ -48,21 +49,24 @@ class TrackedResume:
     def __init__(self, area: StoreResume, tracked: Any, clock: WorkClock, said: Callable[[int], None]) -> None:
         self._area, self._tracked, self._clock, self._said = area, tracked, clock, said
 
-    def latest(self) -> ResumePoint | None:
+    def latest(self, load: Load = unread) -> ResumePoint | None:
         with spent_on("S3"):
-            point = self._area.latest()
+            point = self._area.latest(load)
         self._clock.goes_on_from(float(point.state.get(WALL, 0.0)) if point else 0.0)
         if point is None:
             return None
         self._said(point.step)
         return replace(point, state={name: value for name, value in point.state.items() if name != WALL})
 
-    def save(self, step: int, directory: Path, state: Mapping[str, Any]) -> None:
+    def place(self, step: int) -> Folder:
+        return self._area.place(step)
+
+    def save(self, step: int, directory: Path, state: Mapping[str, Any], place: Folder | None = None) -> None:
         if self._tracked is not None:
             with spent_on("MLflow"):
                 self._tracked.flush()
         with spent_on("S3"):
-            self._area.save(step, directory, {**state, WALL: self._clock.seconds()})
+            self._area.save(step, directory, {**state, WALL: self._clock.seconds()}, place)
 
 
 class RunnerContext:

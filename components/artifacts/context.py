@@ -11,27 +11,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from components.artifacts.folder import Folder
 from components.artifacts.ref import ArtifactRef, ModelContract
 from components.recipe.execution import ExecutionConfig
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A complete state inside a stage. `path` is a local, verified copy; `state` its small JSON part."""
+    """A complete state inside a stage.
+
+    path: a local, verified copy of the driver's files. state: its small JSON part. place: where its files lie, also
+    those that ranks sent themselves, which are in no copy: whoever reads them compares them.
+    """
 
     step: int
     path: Path
     state: dict[str, Any]
+    place: Folder
+
+
+Load = Callable[[ResumePoint], None]
+
+
+def unread(point: ResumePoint) -> None:
+    """For points of which no rank sent anything."""
 
 
 class ResumeArea(Protocol):
     """Periodic checkpoints of one stage fingerprint, shared by all its attempts."""
 
-    def latest(self) -> ResumePoint | None:
-        """The newest complete point, verified by sha256; a damaged or unfinished one is skipped with a warning."""
+    def latest(self, load: Load = unread) -> ResumePoint | None:
+        """The newest complete point, verified by sha256; a damaged or unfinished one is skipped with a warning.
 
-    def save(self, step: int, directory: Path, state: Mapping[str, Any]) -> None:
-        """Stores everything below `directory` plus `state`; complete or invisible. Older points are pruned."""
+        load: takes what ranks sent over; a point of which it raises IntegrityError is skipped as well. Until then it
+        must leave everything as it was."""
+
+    def place(self, step: int) -> Folder:
+        """Where ranks may send files of the point of `step` that is saved next."""
+
+    def save(self, step: int, directory: Path, state: Mapping[str, Any], place: Folder | None = None) -> None:
+        """Stores everything below `directory` plus `state`; complete or invisible. Older points are pruned.
+
+        place: of `place`, holding what ranks have sent there."""
 
 
 class StageContext(Protocol):

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from components.artifacts.context import ResumePoint
+from components.artifacts.context import Load, ResumePoint, unread
 from components.artifacts.digest import digest_json, file_sha256, tree
+from components.artifacts.folder import Folder
+from components.artifacts.manifest import FileEntry
 from components.artifacts.ref import ArtifactRef
 from components.failures import BadInput, IntegrityError
 from components.recipe.execution import ExecutionConfig
@@ -29,29 +31,48 @@ class LocalResume:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def latest(self) -> ResumePoint | None:
+    def latest(self, load: Load = unread) -> ResumePoint | None:
         for step in sorted(self._steps(), reverse=True):
             directory = self.root / f"{step:08d}"
             try:
-                return self._load(step, directory)
-            except (IntegrityError, OSError, ValueError) as error:
+                point = self._read(step, directory)
+                load(point)
+            except IntegrityError as error:
                 print(f"warning: resume point {directory} skipped: {error}", file=sys.stderr)
+            else:
+                return point
         return None
 
-    def save(self, step: int, directory: Path, state: Mapping[str, Any]) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        final, partial = self.root / f"{step:08d}", self.root / f".{step:08d}.partial"
+    def place(self, step: int) -> Folder:
+        partial = self._partial(step)
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(directory, partial / "files")
-        digests = {path: file_sha256(partial / "files" / path) for path in tree(partial / "files")}
-        (partial / "point.json").write_text(json.dumps({"step": step, "state": dict(state), "files": digests}))
+        return Folder.local(partial / "files")
+
+    def save(self, step: int, directory: Path, state: Mapping[str, Any], place: Folder | None = None) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        final, partial = self.root / f"{step:08d}", self._partial(step)
+        place = place or self.place(step)
+        shutil.copytree(directory, partial / "files", dirs_exist_ok=True)
+        digests = {path: file_sha256(partial / "files" / path) for path in tree(directory)}
+        parts = [entry.model_dump() for entry in place.files]
+        point = {"step": step, "state": dict(state), "files": digests, "parts": parts}
+        (partial / "point.json").write_text(json.dumps(point))
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         for old in sorted(self._steps())[:-KEEP_RESUME_POINTS]:
             shutil.rmtree(self.root / f"{old:08d}")
 
+    def _partial(self, step: int) -> Path:
+        return self.root / f".{step:08d}.partial"
+
     def _steps(self) -> list[int]:
         return [int(path.name) for path in self.root.glob("[0-9]*")] if self.root.is_dir() else []
+
+    def _read(self, step: int, directory: Path) -> ResumePoint:
+        try:
+            return self._load(step, directory)
+        except (OSError, ValueError) as error:
+            raise IntegrityError(str(error)) from error
 
     def _load(self, step: int, directory: Path) -> ResumePoint:
         point = json.loads((directory / "point.json").read_text())
@@ -59,7 +80,15 @@ class LocalResume:
             actual = file_sha256(directory / "files" / path)
             if actual != expected:
                 raise IntegrityError(f"{path}: sha256 {actual}, recorded {expected}")
-        return ResumePoint(step, directory / "files", point["state"])
+        entries = [FileEntry.model_validate(part) for part in point["parts"]]
+        for entry in entries:
+            size = (directory / "files" / entry.path).stat().st_size
+            if size != entry.size:
+                raise IntegrityError(f"{entry.path} has {size} bytes, recorded {entry.size}")
+        for path, digest in point["files"].items():
+            size = (directory / "files" / path).stat().st_size
+            entries.append(FileEntry(path=path, size=size, sha256=digest))
+        return ResumePoint(step, directory / "files", point["state"], Folder.local(directory / "files", entries))
 
 
 class LocalContext:

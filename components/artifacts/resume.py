@@ -1,8 +1,11 @@
 """Resume points of one fingerprint in the store, shared by all attempts: what lets a rerun go on after kill -9.
 
 `resume/<token>-<number>-<step>/{files/..., point.json, _COMPLETE}`: files, then point.json (step, small state, every
-file's size and sha256), then the marker with point.json's digest. A point without its marker is invisible. Points are
-ordered by the lease's fencing token and then by a counter, not by step: what a stale holder wrote late never
+file's size and sha256), then the marker with point.json's digest. A point without its marker is invisible. What ranks
+hold they send themselves, from their hosts, before the driver's files; they also read it themselves, so damage in it is
+found by them (`latest`'s `load`).
+
+Points are ordered by the lease's fencing token and then by a counter, not by step: what a stale holder wrote late never
 outranks its successor's work, and after a rollback the newer, smaller step counts.
 """
 
@@ -17,8 +20,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.artifacts.context import ResumePoint
+from components.artifacts.context import Load, ResumePoint, unread
 from components.artifacts.digest import bytes_sha256, file_sha256
+from components.artifacts.folder import Folder
 from components.artifacts.lease import Lease
 from components.artifacts.manifest import FileEntry, entries_of
 from components.artifacts.store import Store
@@ -31,13 +35,14 @@ COMPLETE = "_COMPLETE"
 
 
 class PointRecord(BaseModel):
-    """The content of point.json."""
+    """The content of point.json. parts: files that ranks sent themselves."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: int
     state: dict[str, Any]
     files: tuple[FileEntry, ...]
+    parts: tuple[FileEntry, ...] = ()
 
 
 class StoreResume:
@@ -52,11 +57,15 @@ class StoreResume:
         self._root = resume_key(lease.project, lease.stage, lease.fingerprint)
         self._number = 0
 
-    def latest(self) -> ResumePoint | None:
-        """The newest complete point as a local copy; one that is damaged is skipped with a warning."""
+    def latest(self, load: Load = unread) -> ResumePoint | None:
+        """The newest complete point as a local copy; one that is damaged is skipped with a warning.
+
+        load: as components.artifacts.context.ResumeArea."""
         for name in reversed(_points(self._store, self._root)):
             try:
                 point = self._load(name)
+                if point is not None:
+                    load(point)
             except IntegrityError as error:
                 log.warning("%s: resume point %s skipped: %s", self._lease.stage, name, error)
                 continue
@@ -64,8 +73,16 @@ class StoreResume:
                 return point
         return None
 
-    def save(self, step: int, directory: Path, state: Mapping[str, Any]) -> None:
+    def place(self, step: int) -> Folder:
+        """Where ranks send files of the point that is saved next."""
+        self._number += 1
+        name = f"{self._lease.token:06d}-{self._number:06d}-{step:08d}"
+        return Folder.of(self._store.objects, f"{self._root}/{name}/files")
+
+    def save(self, step: int, directory: Path, state: Mapping[str, Any], place: Folder | None = None) -> None:
         """Uploads a point; complete or invisible. Raises LeaseLost when the lease is gone before its marker.
+
+        place: of `place`, holding what ranks have sent there.
 
         Raises BadInput for a state that is not plain JSON.
         """
@@ -76,18 +93,17 @@ class StoreResume:
                 f"a resume point's state must be plain JSON: {error}", where=f"{self._lease.stage}"
             ) from error
         entries = entries_of(directory)
-        self._number += 1
-        name = f"{self._lease.token:06d}-{self._number:06d}-{step:08d}"
-        place = f"{self._root}/{name}"
-        if entries:
-            self._store.upload(directory, entries, f"{place}/files", self._lease)
-        record = PointRecord(step=step, state=dict(state), files=entries).model_dump_json().encode()
-        self._store.objects.create(f"{place}/point.json", record)
+        place = place or self.place(step)
+        point = place.key.removesuffix("/files")
+        if entries or place.files:
+            self._store.upload(directory, entries, place.key, self._lease, sent=place.files)
+        record = PointRecord(step=step, state=dict(state), files=entries, parts=place.files).model_dump_json().encode()
+        self._store.objects.create(f"{point}/point.json", record)
         self._lease.verify()
         marker = {"point_sha256": bytes_sha256(record), "nonce": self._lease.nonce}
-        if not self._store.objects.create(f"{place}/{COMPLETE}", json.dumps(marker).encode()):
-            raise IntegrityError(f"{self._store.url}/{place} exists already, from another writer")
-        self._prune(name)
+        if not self._store.objects.create(f"{point}/{COMPLETE}", json.dumps(marker).encode()):
+            raise IntegrityError(f"{self._store.url}/{point} exists already, from another writer")
+        self._prune(point.rpartition("/")[2])
 
     def clear(self) -> None:
         """Deletes every point: after the commit nobody needs them."""
@@ -102,22 +118,28 @@ class StoreResume:
             self._store.objects.remove(f"{self._root}/{name}")
 
     def _load(self, name: str) -> ResumePoint | None:
-        place = f"{self._root}/{name}"
-        record = read_point(self._store, place)
+        point = f"{self._root}/{name}"
+        record = read_point(self._store, point)
         if record is None:
             return None
+        place = Folder.of(self._store.objects, f"{point}/files", (*record.files, *record.parts))
+        if record.parts:
+            there = self._store.objects.files(place.key)
+            for part in record.parts:
+                if there.get(part.path) != part.size:
+                    raise IntegrityError(f"{part.path} has {there.get(part.path, 'no')} bytes, recorded {part.size}")
         base = self._scratch / "resume" / name
         shutil.rmtree(base, ignore_errors=True)
         base.mkdir(parents=True)
         for entry in record.files:
             target = base / entry.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not self._store.objects.get(f"{place}/files/{entry.path}", target):
+            if not self._store.objects.get(f"{place.key}/{entry.path}", target):
                 raise IntegrityError(f"{entry.path} is missing")
             actual = file_sha256(target)
             if actual != entry.sha256:
                 raise IntegrityError(f"{entry.path} has sha256 {actual}, recorded {entry.sha256}")
-        return ResumePoint(record.step, base, record.state)
+        return ResumePoint(record.step, base, record.state, place)
 
 
 def resume_key(project: str, stage: str, fingerprint: str) -> str:
@@ -134,7 +156,9 @@ def resume_step(store: Store, project: str, stage: str, fingerprint: str) -> int
             record = read_point(store, f"{root}/{name}")
         except IntegrityError:
             continue  # `latest` warns about it when the stage runs
-        if record is not None and all(there.get(f"{name}/files/{e.path}") == e.size for e in record.files):
+        if record is None:
+            continue
+        if all(there.get(f"{name}/files/{e.path}") == e.size for e in (*record.files, *record.parts)):
             return record.step
     return None
 

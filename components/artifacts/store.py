@@ -166,8 +166,17 @@ class Store:
             raise IntegrityError(f"{self.url}/{root}/{MARKER} refused our commit and is not there")
         return self._ref(root, winner)
 
-    def upload(self, directory: Path, entries: tuple[FileEntry, ...], prefix: str, lease: Lease) -> None:
-        """Uploads files in parallel and compares the sizes that arrived; stops between files when the lease is lost."""
+    def upload(
+        self,
+        directory: Path,
+        entries: tuple[FileEntry, ...],
+        prefix: str,
+        lease: Lease,
+        sent: tuple[FileEntry, ...] = (),
+    ) -> None:
+        """Uploads files in parallel and compares the sizes that arrived; stops between files when the lease is lost.
+
+        sent: what others have sent there already."""
 
         def put(entry: FileEntry) -> None:
             lease.check()
@@ -175,7 +184,7 @@ class Store:
 
         with ThreadPoolExecutor(TRANSFERS) as pool:
             list(pool.map(put, entries))
-        arrived, expected = self.objects.files(prefix), {entry.path: entry.size for entry in entries}
+        arrived, expected = self.objects.files(prefix), {entry.path: entry.size for entry in (*entries, *sent)}
         if arrived != expected:
             wrong = sorted(path for path in arrived.keys() | expected.keys() if arrived.get(path) != expected.get(path))
             raise IntegrityError(f"{self.url}/{prefix}: changed during the upload: {', '.join(wrong[:5])}")

@@ -23,7 +23,8 @@ from typing import Protocol
 
 import numpy as np
 
-from components.artifacts.context import StageContext
+from components.artifacts.context import ResumePoint, StageContext
+from components.artifacts.folder import Folder
 from components.failures import BadInput, Diverged
 from components.recipe.rl import RlPhase
 from components.rewards.monitor import alarms, monitor
@@ -61,9 +62,9 @@ class Learners(Protocol):
 
     def weights(self) -> Mapping[str, np.ndarray]: ...
 
-    def save_resume(self, directory: Path) -> None: ...
+    def save_resume(self, directory: Path, place: Folder) -> Folder: ...
 
-    def load_resume(self, directory: Path) -> None: ...
+    def load_resume(self, point: ResumePoint) -> None: ...
 
 
 Reference = Callable[[Sequence[TokenSequence]], list[np.ndarray]]
@@ -110,11 +111,10 @@ def train_rl(
     sources = Sources(context, engines, scorer, prompts, mixture, config, sampling, decode, traces or Traces(None))
     collector = open_collector(sources)
     start, version, due = 0, 0, False
-    if (point := context.resume.latest()) is not None:
+    if (point := context.resume.latest(learners.load_resume)) is not None:
         start, version = point.step, point.state["version"]
         mixture.load_state_dict(point.state["ledger"])
         guard.load_state_dict(point.state["guard"])
-        learners.load_resume((point.path / "learner").absolute())
         journal.restore(point.path, point.state["warnings"])
         collector.restore(point.path)
     engines.publish(version, learners.weights())
@@ -226,10 +226,9 @@ def roll_back(context: StageContext, step: int, verdict: Verdict, learners: Lear
         Diverged: there is none.
         IntegrityError: what was loaded is not what was saved.
     """
-    point = context.resume.latest()
+    point = context.resume.latest(learners.load_resume)
     if point is None:
         raise Diverged(f"{context.node} stopped at step {step}: {verdict.diagnosis}; no checkpoint to go back to yet")
-    learners.load_resume((point.path / "learner").absolute())
     probe.check(point.path, f"{context.node} step {step}, back to {point.step}")
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from components.artifacts.context import StageContext
+from components.artifacts.folder import Folder
 from components.failures import Diverged
 from components.rl.batch import Group, Prompt
 from components.rl.evidence import count_alarms, keep_rewards, note_alarms, sample_groups
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 class Saves(Protocol):
     """The learner's part of a resume point."""
 
-    def save_resume(self, directory: Path) -> None: ...
+    def save_resume(self, directory: Path, place: Folder) -> Folder: ...
 
 
 class Carries(Protocol):
@@ -116,14 +117,14 @@ class Journal:
         """Saves everything the loop needs to go on at `step`."""
         directory = self.context.scratch / "resume"
         shutil.rmtree(directory, ignore_errors=True)
-        (directory / "learner").mkdir(parents=True)
-        learners.save_resume((directory / "learner").absolute())
+        directory.mkdir(parents=True)
+        place = learners.save_resume(directory, self.context.resume.place(step))
         self.probe.save(directory)
         collector.save(directory)
         shutil.copytree(self.rollouts, directory / "rollouts")
         shutil.copy(self.file, directory / "metrics.jsonl")
         state = {"version": version, "ledger": mixture.state_dict(), "guard": guard.state_dict()}
-        self.context.resume.save(step, directory, state | {"warnings": self.warnings})
+        self.context.resume.save(step, directory, state | {"warnings": self.warnings}, place)
         shutil.rmtree(directory)
 
     def restore(self, path: Path, warnings: list[str]) -> None:

@@ -1,113 +1,138 @@
-"""Resume points of a learner that do not depend on its layout.
+"""Resume points of a learner that do not depend on its layout, and that no host has to see whole.
 
-Every rank writes the blocks it owns (components.model.shards) of the weights and of both optimiser moments, float32,
-under HF names into one safetensors file, with a small index beside it. Under another layout every rank reads the blocks
-that overlap its own, and nothing else: no rank ever holds more than its part. A distributed optimiser's stretch is a
-few more blocks of the same kind, so divided and undivided moments are read from each other. Under the same layout, and
-under any that only moves blocks between ranks, the state is restored bit for bit.
+Every rank sends the blocks it owns (components.model.shards) of the weights and of both optimiser moments, float32,
+under HF names as one safetensors file straight to the store, and tells what it sent: each block's place and the digests
+of its chunks (components.artifacts.chunks). The driver puts that into one index (components.training.blocks). Under
+another layout every rank reads the chunks that cover what its own blocks need, and nothing else: no rank ever holds
+more than its part. A distributed optimiser's stretch is a few more blocks of the same kind, so divided and undivided
+moments are read from each other. Under the same layout, and under any that only moves blocks between ranks, the state
+is restored bit for bit.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from components.artifacts.chunks import Chunk, Traffic, chunk_digest, read_chunks, spans
+from components.artifacts.folder import Folder
 from components.failures import BadInput
 from components.model.builder import LingModel
 from components.model.shards import Piece, Values, owned, pieces
+from components.training.blocks import Block, Index, Rows, Written, as_bytes
 from components.training.optimiser import FlatAdamW
 
-STATE_FILE = "state.json"
 MOMENTS = ("master", "first", "second")
 REWARD_HEAD = "reward_head.weight"
-
-
-def save(
-    directory: Path, rank: int, model: LingModel, optimiser: FlatAdamW, head: Tensor | None, state: dict[str, Any]
-) -> None:
-    """Writes this rank's blocks; the first rank also writes `state`, which is JSON."""
-    from safetensors.torch import save_file
-
-    directory.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    index: dict[str, dict[str, Any]] = {}
-    for moment in MOMENTS:
-        for piece in _held(optimiser, moment, owned(_outlines(model, optimiser, head, moment))):
-            key = f"{moment}/{piece.name}/{','.join(map(str, piece.starts))}"
-            tensors[key] = piece.read().float().cpu().contiguous()
-            index[key] = {"moment": moment, "name": piece.name, "shape": piece.shape, "starts": piece.starts}
-    save_file(tensors, str(directory / f"rank-{rank:05d}.safetensors"))
-    (directory / f"rank-{rank:05d}.json").write_text(json.dumps(index))
-    if rank == 0:
-        (directory / STATE_FILE).write_text(json.dumps(state))
-
-
-def read_state(directory: Path) -> dict[str, Any]:
-    """The `state` of `save`.
-
-    Raises:
-        BadInput: there is none.
-    """
-    path = directory / STATE_FILE
-    if not path.is_file():
-        raise BadInput(
-            "not a learner's resume point, or one of an older ringflow",
-            where=str(path),
-            remedy="Start the stage afresh with --force STAGE",
-        )
-    return json.loads(path.read_text())
+ALIGNMENT = 8  # of the first value, as safetensors has it
 
 
 @torch.no_grad()
-def load(directory: Path, model: LingModel, optimiser: FlatAdamW, head: Tensor | None) -> dict[str, int]:
-    """Fills this rank's weights and moments; a collective where a distributed optimiser has other than float32 weights.
-    Returns how many values it read of each.
+def save(
+    place: Folder, rank: int, model: LingModel, optimiser: FlatAdamW, head: Tensor | None, state: dict[str, Any]
+) -> Written:
+    """Sends this rank's blocks; of the first rank the answer also has `state`, which is JSON."""
+    held = [
+        (moment, piece)
+        for moment in MOMENTS
+        for piece in _held(optimiser, moment, owned(_outlines(model, optimiser, head, moment)))
+    ]
+    path, blocks = f"rank-{rank:05d}.safetensors", []
+    front = _front(held)
+
+    def stream() -> Iterator[memoryview | bytes]:
+        yield front
+        offset = len(front)
+        for moment, piece in held:
+            values = as_bytes(piece.read().float().cpu().contiguous())
+            digests = [chunk_digest(values[start:stop]) for start, stop in spans(len(values))]
+            blocks.append(Block(path, moment, piece.name, list(piece.starts), list(piece.sizes), offset, digests))
+            offset += len(values)
+            yield values
+
+    return Written(place.send(path, stream()), blocks, state if rank == 0 else None)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A rank's share of a point, proven and in no way used yet. values: how many of each moment."""
+
+    blocks: list[tuple[Piece, Tensor]]
+    values: dict[str, int]
+    traffic: Traffic
+
+
+@torch.no_grad()
+def fetch(place: Folder, index: Index, model: LingModel, optimiser: FlatAdamW, head: Tensor | None) -> Fetched:
+    """Reads what this rank's weights and moments need, and touches neither.
 
     Raises:
         BadInput: a block is missing.
+        IntegrityError: a block is not what was saved.
     """
-    from safetensors import safe_open
-
-    blocks: dict[tuple[str, str], list[tuple[Path, str, list[int]]]] = {}
-    for path in sorted(directory.glob("rank-*.json")):
-        for key, entry in json.loads(path.read_text()).items():
-            place = blocks.setdefault((entry["moment"], entry["name"]), [])
-            place.append((path.with_suffix(".safetensors"), key, entry["starts"]))
-    files: dict[Path, Any] = {}
-
-    def stored(path: Path, key: str) -> Any:
-        if path not in files:
-            files[path] = safe_open(str(path), framework="pt")
-        return files[path].get_slice(key)
-
-    read = dict.fromkeys(MOMENTS, 0)
+    found, chunks, values = [], {}, dict.fromkeys(MOMENTS, 0)
     for moment in MOMENTS:
         for piece in _held(optimiser, moment, _outlines(model, optimiser, head, moment)):
             wanted = torch.empty(piece.sizes)
             filled = 0
-            for path, key, starts in blocks.get((moment, piece.name), ()):
-                block = stored(path, key)
-                here, there = _overlap(piece, starts, block.get_shape())
+            for block in index.of(moment, piece.name):
+                here, there = _overlap(piece, block.starts, block.sizes)
                 if here is not None:
-                    part = block[there] if there else block[:]
-                    wanted[here] = part
-                    filled += part.numel()
+                    filled += wanted[here].numel()
+                    _take(chunks, block, Rows(wanted[here], there, block.sizes))
             if filled != wanted.numel():
                 raise BadInput(
                     f"{moment} of {piece.name}: {filled} of {wanted.numel()} values are there",
-                    where=str(directory),
+                    where=str(place),
                     remedy="The resume point is damaged: start the stage afresh with --force STAGE",
                 )
-            piece.write_block(wanted)
-            read[moment] += filled
+            values[moment] += filled
+            found.append((piece, wanted))
+    return Fetched(found, values, read_chunks(place, [_shared(*each) for each in chunks.values()]))
+
+
+@torch.no_grad()
+def apply(fetched: Fetched, optimiser: FlatAdamW) -> None:
+    """Fills this rank's weights and moments; a collective where a distributed optimiser has other than float32
+    weights."""
+    for piece, values in fetched.blocks:
+        piece.write_block(values)
     optimiser.write_back()
-    return read
+
+
+def _front(held: list[tuple[str, Piece]]) -> bytes:
+    """What a safetensors file begins with."""
+    header, offset = {}, 0
+    for moment, piece in held:
+        end = offset + 4 * math.prod(piece.sizes)
+        key = f"{moment}/{piece.name}/{','.join(map(str, piece.starts))}"
+        header[key] = {"dtype": "F32", "shape": list(piece.sizes), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _take(chunks: dict[tuple[str, int], tuple[Block, int, int, str, list[Rows]]], block: Block, rows: Rows) -> None:
+    """Notes the chunks of a block that cover its rows; one chunk may go to several pieces."""
+    for number, (start, stop) in enumerate(spans(block.bytes)):
+        if start < rows.stop and rows.start < stop:
+            place = (block.path, block.offset + start)
+            chunks.setdefault(place, (block, start, stop, block.digests[number], []))[-1].append(rows)
+
+
+def _shared(block: Block, start: int, stop: int, digest: str, takers: list[Rows]) -> Chunk:
+    def take(data: memoryview) -> None:
+        for rows in takers:
+            rows.take(start, data)
+
+    return Chunk(block.path, block.offset + start, stop - start, digest, block.about, take)
 
 
 def _outlines(model: LingModel, optimiser: FlatAdamW, head: Tensor | None, moment: str) -> Iterator[Piece]:

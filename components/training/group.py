@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.failures import Diverged
+from components.artifacts.context import ResumePoint
+from components.artifacts.folder import Folder
+from components.artifacts.spent import spent_on
+from components.failures import Diverged, IntegrityError
 from components.model.layout import UNDIVIDED, Layout
 from components.model.spec import spec_for
 from components.model.wire import WeightShards
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.recipe.training import OptimiserConfig
+from components.training.blocks import INDEX, write_index
 from components.training.device_transfer import DeviceWeights
 from components.training.packing import shard
 from components.training.types import PolicyLoss, PolicySequence, Sequence
@@ -29,6 +33,8 @@ from components.training.types import PolicyLoss, PolicySequence, Sequence
 if TYPE_CHECKING:
     from components.training.learner import Learner
 
+# Folder of a resume point that is the learners'.
+FOLDER = "learner"
 LEARNER = "components.training.learner:Learner"
 
 
@@ -182,18 +188,31 @@ class LearnerGroup:
 
     # ---- resume
 
-    def save_resume(self, directory: str | Path) -> None:
-        """Every rank's share of the state and its random states; the directory is one that all ranks see."""
+    def save_resume(self, directory: Path, place: Folder) -> Folder:
+        """Every rank sends its share of the state to the place, from its own host; the index of it and the random
+        states go into the directory. Returns the place with what it holds now."""
         from components.training import rng
 
-        self._call("save_resume", str(directory))
-        rng.save(Path(directory), self._call("rng_state"))
+        with spent_on("S3"):
+            written = self._call("save_resume", place.below(FOLDER))
+        write_index(directory / FOLDER, written)
+        rng.save(directory / FOLDER, self._call("rng_state"))
+        sent = [each.file.model_copy(update={"path": f"{FOLDER}/{each.file.path}"}) for each in written]
+        return place.holding(sent)
 
-    def load_resume(self, directory: str | Path) -> None:
+    def load_resume(self, point: ResumePoint) -> None:
+        """Every rank reads what it needs, and no weight is touched before all of it is proven.
+
+        Raises IntegrityError: a rank found damage; names file and block.
+        """
         from components.training import rng
 
-        self._call("load_resume", str(directory))
-        states = rng.load(Path(directory), self.world)
+        with spent_on("S3"):
+            damage = [found for found in self._call("fetch_resume", point.place.below(FOLDER, INDEX)) if found]
+        self._call("finish_resume", not damage)
+        if damage:
+            raise IntegrityError(damage[0])
+        states = rng.load(point.path / FOLDER, self.world)
         if states:
             self._call_each("set_rng_state", [(state,) for state in states])
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from components.artifacts.folder import Folder
 from components.cluster.memory import resident_bytes
-from components.failures import BadInput, InfrastructureError
+from components.failures import BadInput, InfrastructureError, IntegrityError
 from components.model.architecture import check_architecture
 from components.model.builder import build_model, expert_biases, initialise, routers
 from components.model.hf import hf_state, load_hf_state, read_hf_directory, write_divided, write_hf_directory
@@ -27,6 +28,7 @@ from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.recipe.training import OptimiserConfig
 from components.training import checkpoint, rng
+from components.training.blocks import Index, Written, read_index
 from components.training.device_transfer import open_sender
 from components.training.optimiser import FlatAdamW
 from components.training.parallel import Ranks
@@ -65,6 +67,7 @@ class LearnerState:
         self._trains_reward = False
         self._buffer: np.ndarray | None = None
         self._sender: Any = None
+        self._fetched: tuple[checkpoint.Fetched, int] | None = None
 
     # ---- connection and weights
 
@@ -205,9 +208,9 @@ class LearnerState:
 
     # ---- resume
 
-    def save_resume(self, directory: str | Path) -> None:
-        """This rank's share of everything the next step depends on, into a directory that all ranks write to. Random
-        states are each rank's own (`rng_state`)."""
+    def save_resume(self, place: Folder) -> Written:
+        """Sends this rank's share of everything the next step depends on, and tells what it was. Random states are
+        each rank's own (`rng_state`)."""
         state = {
             "optimiser": self.optimiser.state(),
             "expert_bias_rate": self.expert_bias_rate,
@@ -215,17 +218,46 @@ class LearnerState:
             "mtp_loss_weight": self.mtp_loss_weight,
             "spec": self.spec.model_dump_json(),
         }
-        checkpoint.save(Path(directory), self.rank, self.model, self.optimiser, self._trained_head(), state)
+        return checkpoint.save(place, self.rank, self.model, self.optimiser, self._trained_head(), state)
 
-    def load_resume(self, directory: str | Path) -> None:
-        """Restores `save_resume` of all ranks, also of another layout; under the same one the next step is bitwise the
-        one that would have followed.
+    def load_resume(self, place: Folder) -> checkpoint.Fetched:
+        """`fetch_resume`, and then `finish_resume`. Raises IntegrityError for what is damaged."""
+        damage = self.fetch_resume(place)
+        if damage:
+            raise IntegrityError(damage)
+        fetched, _ = self._fetched
+        self.finish_resume(True)
+        return fetched
+
+    def fetch_resume(self, place: Folder) -> str:
+        """Reads and proves what this rank needs of `save_resume` of all ranks, also of another layout, and starts an
+        optimisation of the saved kind; no weight is touched. Returns what is damaged, empty when nothing is: an
+        exception of one rank alone would leave its peers waiting for it.
 
         Raises:
-            BadInput: the state is of another architecture, incomplete, or of an older ringflow.
+            BadInput: the state is of another architecture, incomplete, or of another ringflow.
         """
-        state = checkpoint.read_state(Path(directory))
-        check_architecture(LingSpec.model_validate_json(state["spec"]), self.spec, str(directory))
+        self._fetched = None
+        try:
+            index = read_index(place)
+            self._expect(index, str(place))
+            fetched = checkpoint.fetch(place, index, self.model, self.optimiser, self._trained_head())
+        except IntegrityError as error:
+            return str(error)
+        self._fetched = fetched, index.state["optimiser"]["step"]
+        return ""
+
+    def finish_resume(self, take: bool) -> None:
+        """Takes over what was fetched, or forgets it. Under the layout that saved it, the next step is bitwise the one
+        that would have followed. Collective."""
+        (fetched, step), self._fetched = self._fetched or (None, 0), None
+        if take:
+            checkpoint.apply(fetched, self.optimiser)
+            self.optimiser.step_count = step
+
+    def _expect(self, index: Index, where: str) -> None:
+        state = index.state
+        check_architecture(LingSpec.model_validate_json(state["spec"]), self.spec, where)
         if self.model is None:
             self._reset()
         optimiser = state["optimiser"]
@@ -236,8 +268,6 @@ class LearnerState:
             state["trains_reward"],
             state.get("mtp_loss_weight", 0.0),
         )
-        self.optimiser.step_count = optimiser["step"]
-        checkpoint.load(Path(directory), self.model, self.optimiser, self._trained_head())
 
     def rng_state(self) -> dict[str, np.ndarray]:
         """This process's random states (components.training.rng)."""

@@ -23,7 +23,6 @@ from components.training.probe import Probe
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 10
-LEARNER_DIRECTORY = "learner"
 
 
 @dataclass
@@ -101,11 +100,10 @@ def _restore(
     context: StageContext, learners: LearnerGroup, begin: Callable[[], None], probe: Probe, keep: Path | None
 ) -> Progress:
     """Puts learners and `keep` into the state of the newest resume point, or before step 0 when there is none."""
-    point: ResumePoint | None = context.resume.latest()
+    point: ResumePoint | None = context.resume.latest(learners.load_resume)
     if point is None:
         begin()
         return Progress()
-    learners.load_resume(point.path / LEARNER_DIRECTORY)
     probe.check(point.path, f"{context.node} step {point.step}")
     if keep is not None and (point.path / keep.name).is_dir():
         shutil.copytree(point.path / keep.name, keep, dirs_exist_ok=True)
@@ -138,9 +136,9 @@ def _save(context: StageContext, learners: LearnerGroup, probe: Probe, keep: Pat
     directory = context.scratch / "resume"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    learners.save_resume(directory / LEARNER_DIRECTORY)
+    place = learners.save_resume(directory, context.resume.place(run.done))
     probe.save(directory)
     if keep is not None and keep.is_dir():
         shutil.copytree(keep, directory / keep.name)
-    context.resume.save(run.done, directory, run.as_state())
+    context.resume.save(run.done, directory, run.as_state(), place)
     shutil.rmtree(directory)

@@ -8,12 +8,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 
+from components.artifacts.folder import Folder
+from components.artifacts.manifest import entries_of
 from components.model import kernels
 from components.model.accelerators import ACCELERATORS, Cluster
 from components.model.builder import LingModel
@@ -26,6 +29,7 @@ from components.recipe.model import ModelConfig
 from components.recipe.rl import IcePopLoss
 from components.recipe.training import OptimiserConfig
 from components.rl.objective import objective_of
+from components.training.blocks import write_index
 from components.training.learner import Learner
 from components.training.types import PolicySequence, Sequence
 from flows.bench import Check, Figure
@@ -204,9 +208,10 @@ def _state(learner: Learner, dtype: str, documents: list[Sequence]) -> Found:
     def losses(learner: Learner) -> list[float]:
         return [learner.train_tokens(documents, 512)["loss"] for _ in range(3)]
 
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as directory:
         losses(learner)
-        learner.save_resume(place)
+        write_index(Path(directory), [learner.save_resume(Folder.local(Path(directory)))])
+        place = Folder.local(Path(directory), entries_of(Path(directory)))
         onward = losses(learner)
         learner.load_resume(place)
         again = losses(learner)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from components.artifacts import s3
+from components.artifacts import chunks, folder, s3
+from components.artifacts.chunks import Chunk, chunk_digest, read_chunks, spans
+from components.artifacts.context import ResumePoint
 from components.artifacts.digest import file_sha256
 from components.artifacts.fingerprint import fingerprint_of
 from components.artifacts.lease import Lease
@@ -27,6 +30,7 @@ from tests.faults.proxy import NONE, Fault, Plan, Proxy
 pytestmark = [pytest.mark.server, pytest.mark.timeout(240)]
 
 CONTENT = {"weights/a.bin": b"\x00\x01" * 40_000, "weights/b.bin": b"\xff" * 70_001, "config.json": b"{}"}
+RANK = bytes(range(256)) * (11 << 12)  # what a rank sends in parts and reads in parts
 FAULT = "S3 behind a bad network"
 
 
@@ -44,6 +48,21 @@ def output(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return tmp_path / "output"
+
+
+def _rank_reads(point: ResumePoint) -> None:
+    found = bytearray(len(RANK))
+
+    def take(start: int, data: memoryview) -> None:
+        found[start : start + len(data)] = data
+
+    parts = spans(len(RANK))
+    wanted = [
+        Chunk("rank", start, stop - start, chunk_digest(RANK[start:stop]), "values", partial(take, start))
+        for start, stop in parts
+    ]
+    read_chunks(point.place, wanted)
+    assert found == RANK
 
 
 class Work:
@@ -72,10 +91,11 @@ class Work:
             return found
         with Lease.acquire(store, self.project, "sft", fingerprint, ttl_s=10, wait_s=30) as lease:
             area = StoreResume(store, lease, self.tmp_path / "scratch")
-            point = area.latest()
+            point = area.latest(_rank_reads)
             if point is None:
-                area.save(3, self.output, {"cursor": 3})
-                point = area.latest()
+                place = area.place(3)
+                area.save(3, self.output, {"cursor": 3}, place.holding([place.send("rank", [RANK])]))
+                point = area.latest(_rank_reads)
             assert point.state == {"cursor": 3}
             assert {n: (point.path / n).read_bytes() for n in CONTENT} == CONTENT
             return store.publish(lease, self.output, "checkpoint", self.who, provenance())
@@ -96,7 +116,10 @@ class Work:
 
 
 @pytest.fixture
-def work(output: Path, tmp_path: Path) -> Work:
+def work(output: Path, tmp_path: Path, monkeypatch) -> Work:
+    monkeypatch.setattr(folder, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr(chunks, "REQUEST_BYTES", 2 << 20)
     return Work(output, tmp_path)
 
 

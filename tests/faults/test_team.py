@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
+from components.artifacts.resume import COMPLETE, read_point
 from components.artifacts.store import Store
 from components.lineage.graph import lineage
 from components.lineage.tracker import Tracker
@@ -56,10 +57,12 @@ class Team:
         watchdog = [sys.executable, "-c", WATCHDOG, str(os.getpid()), str(home)]
         open_.enter_context(_ended(subprocess.Popen(watchdog, start_new_session=True)))
         open_.callback(_down, home)
-        own = {name: value for name, value in ray.items() if name != "RAY_ADDRESS"}
+        os.environ.update(RINGFLOW_PROFILE="local", RINGFLOW_POSTGRES=self.postgres.url)
+        # A node's learners send and read resume points themselves, with the keys in its environment.
+        keys = {k: v for k, v in embedded.up(home, only=("s3",)).environment.items() if k.startswith("AWS_")}
+        own = {name: value for name, value in ray.items() if name != "RAY_ADDRESS"} | keys
         start_head = partial(team.ray_head, directory, int(address.rpartition(":")[2]), own)
         head = self._open(open_, start_head())
-        os.environ.update(RINGFLOW_PROFILE="local", RINGFLOW_POSTGRES=self.postgres.url)
         servers = embedded.up(home, only=("s3", "prefect", "mlflow"), deadline_s=150).environment
         del os.environ["RINGFLOW_POSTGRES"]
         self._registered(open_, head, start_head)
@@ -209,6 +212,7 @@ def test_a_node_that_dies_in_mid_stage_costs_the_steps_since_the_resume_point(se
     mini.wait_for(there, 240, f"step {TURN} of the learner")
     each_key_has_its_bucket(servers.home, os.environ["AWS_ENDPOINT_URL"])
     assert servers.actors() == [("base", step, team.SECOND) for step in range(1, TURN + 1)]
+    the_learner_sent_its_part_itself()
     killed_at, before = time.monotonic(), team.since(began)
     assert servers.second.kill() >= 3  # ray start, its raylet, the learner
     gate.unlink()
@@ -231,6 +235,14 @@ def test_a_node_that_dies_in_mid_stage_costs_the_steps_since_the_resume_point(se
           f"undisturbed {team.since(began)} s")  # fmt: skip
     assert servers.actors()[TURN + len(again) :] == [("base", step, team.HEAD) for step in range(1, STEPS + 1)]
     the_weights_are_those_of_an_undisturbed_run(found)
+
+
+def the_learner_sent_its_part_itself() -> None:
+    store = Store.open()
+    [key] = [key for key in store.objects.files("team/base") if key.endswith(f"-{EVERY:08d}/{COMPLETE}")]
+    record = read_point(store, f"team/base/{key.removesuffix(f'/{COMPLETE}')}")
+    assert [part.path for part in record.parts] == ["learner/rank-00000.safetensors"]
+    assert "learner/index.json" in [entry.path for entry in record.files]
 
 
 def stage_runs() -> dict[str, list[Run]]:

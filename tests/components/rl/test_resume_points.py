@@ -108,7 +108,7 @@ def test_a_policy_that_is_not_the_saved_one_stops_before_its_first_update(tmp_pa
         train(tmp_path, tokenizer, LocalEngines(engine), CONFIGS["synchronous"])
     monkeypatch.undo()
     # What a peer did: weights of the start, everything else of the checkpoint.
-    monkeypatch.setattr(LearnerGroup, "load_resume", lambda self, directory: None)
+    monkeypatch.setattr(LearnerGroup, "load_resume", lambda self, point: None)
     monkeypatch.setattr(LearnerGroup, "policy_step", lambda *_: pytest.fail("an update was made"))
     with pytest.raises(IntegrityError, match=r"stored probe batch differently: largest difference"):
         train(tmp_path, tokenizer, LocalEngines(engine), CONFIGS["synchronous"])

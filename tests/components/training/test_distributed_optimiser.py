@@ -13,6 +13,7 @@ import pickle
 import socket
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,20 +24,22 @@ from safetensors.torch import load_file
 
 from components.model.layout import UNDIVIDED, Layout
 from components.model.memory import Method, learner_memory
-from components.model.shards import Piece
+from components.model.shards import Piece, tensor_shapes
 from components.model.spec import PRESETS
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.recipe.training import OptimiserConfig
-from components.training import checkpoint, parallel
+from components.training import parallel
 from components.training.learner import Learner
 from components.training.packing import shard
 from components.training.stretches import ROW, own_blocks
 from components.training.types import Sequence
+from tests.components.training.points import load_point, save_point
 
 pytestmark = pytest.mark.engine
 
 MODEL, SPEC = ModelConfig(preset="nano"), PRESETS["nano"]
+SHAPES = tensor_shapes(SPEC)
 CLIPPING = OptimiserConfig(lr=3e-3, beta2=0.95, weight_decay=0.1, clip_grad_norm=0.1)  # gradients' norms are above 1
 FOUR = {
     "data": Layout(4),
@@ -74,11 +77,6 @@ def learner_of(layout: Layout, rank: int, distributed: bool, **more) -> Learner:
     return Learner(rank, layout.world, MODEL, execution, 1)
 
 
-def save(learner: Learner, point: Path) -> None:
-    learner.save_resume(point)
-    torch.distributed.barrier()  # what follows reads what all ranks wrote
-
-
 def train(learner: Learner, layout: Layout, rank: int, root: Path, offloads: bool) -> list[dict[str, float]]:
     learner.load_hf(root / "start")
     learner.configure(CLIPPING, 20, 1e-3)
@@ -97,7 +95,7 @@ def steps(name: str, layout: Layout, rank: int, port: int, root: Path) -> Seen:
         learner = learner_of(layout, rank, distributed)
         learner.connect("127.0.0.1", port)
         metrics.append(train(learner, layout, rank, root, distributed))
-        save(learner, root / f"{name} {distributed}")
+        save_point(learner, root / f"{name} {distributed}")
         metrics[-1].append(learner.train_tokens(documents(layout, rank), 64))
     own = learner.optimiser
     method = Method("divided", distributed=True)
@@ -105,11 +103,11 @@ def steps(name: str, layout: Layout, rank: int, port: int, root: Path) -> Seen:
     # Whole moments of one process are divided, and divided ones of this layout are taken up whole.
     for distributed, source in ((True, "one"), (False, f"{name} True"), (True, f"{name} False")):
         learner = learner_of(layout, rank, distributed)
-        learner.load_resume(root / source)
-        save(learner, root / f"{name} {distributed} of {source}")
-    learner.load_resume(root / f"{name} True")
+        load_point(learner, root / source)
+        save_point(learner, root / f"{name} {distributed} of {source}")
+    load_point(learner, root / f"{name} True")
     again = learner.train_tokens(documents(layout, rank), 64)
-    read = checkpoint.load(root / "one", learner.model, learner.optimiser, None)
+    read = load_point(learner, root / "one").values
     if name in REWARDED:
         rewards(name, learner, root)
     return Seen(metrics, again, own.first.nbytes + own.second.nbytes, predicted, read)
@@ -121,10 +119,10 @@ def rewards(name: str, learner: Learner, root: Path) -> None:
     learner.configure(CLIPPING, 20, 0.0, reward_head=True)
     pairs = [(np.arange(10, 30), np.arange(40, 55)), (np.arange(60, 75), np.arange(20, 38))]
     learner.train_pairs(pairs, 2 * learner.layout.data)
-    save(learner, root / f"{name} reward")
+    save_point(learner, root / f"{name} reward")
     learner.configure(CLIPPING, 20, 0.0, reward_head=True)
-    learner.load_resume(root / f"{name} reward")
-    save(learner, root / f"{name} reward again")
+    load_point(learner, root / f"{name} reward")
+    save_point(learner, root / f"{name} reward again")
 
 
 def half(rank: int, root: Path) -> dict[str, tuple[int, int]]:
@@ -135,10 +133,10 @@ def half(rank: int, root: Path) -> dict[str, tuple[int, int]]:
         parallel.SCATTERING = ("gloo",) if name == "scattered" else ("nccl",)
         learner = learner_of(TWO["two"], rank, name != "whole", learner_dtype="bfloat16")
         train(learner, TWO["two"], rank, root, offloads=False)
-        save(learner, root / f"half {name}")
+        save_point(learner, root / f"half {name}")
         weights = [parameter.clone() for parameter in learner.model.parameters()]
         other = learner_of(TWO["two"], rank, name != "whole", learner_dtype="bfloat16")
-        other.load_resume(root / f"half {name}")
+        load_point(other, root / f"half {name}")
         assert all(torch.equal(a, b) for a, b in zip(weights, other.model.parameters(), strict=True))
         torch.save(weights, root / f"half {name} {rank}.pt")
         found[name] = (learner.optimiser.master.numel(), learner.optimiser.first.numel())
@@ -154,8 +152,8 @@ def rank_main(rank: int, world: int, port: int, root: Path, layouts: dict[str, L
             # Divided moments of four processes, taken up by two.
             for name in FOUR:
                 learner = learner_of(TWO["two"], rank, True)
-                learner.load_resume(root / f"{name} True")
-                save(learner, root / f"two True of {name} True")
+                load_point(learner, root / f"{name} True")
+                save_point(learner, root / f"two True of {name} True")
             seen["half"] = half(rank, root)
     except BaseException:
         seen = traceback.format_exc()
@@ -171,7 +169,7 @@ def root(tmp_path_factory) -> Path:
     one.initialise(3)
     one.write_hf(place / "start", "nano")
     train(one, UNDIVIDED, 0, place, offloads=False)
-    one.save_resume(place / "one")
+    save_point(one, place / "one")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["components.training.learner"])
     for world, layouts in ((4, FOUR), (2, TWO)):
@@ -204,18 +202,28 @@ def seen_by(root: Path, name: str) -> list:
     return found
 
 
+def blocks_of(point: Path, path: str | None = None) -> Iterator[tuple[dict, np.ndarray]]:
+    """(entry of the index, values) of every block, or of those of one file, as any reader of safetensors sees them."""
+    files: dict[str, dict] = {}
+    for entry in json.loads((point / "index.json").read_text())["blocks"]:
+        if path in (None, entry["path"]):
+            if entry["path"] not in files:
+                files[entry["path"]] = load_file(str(point / entry["path"]))
+            key = f"{entry['moment']}/{entry['name']}/{','.join(map(str, entry['starts']))}"
+            yield entry, files[entry["path"]][key].numpy()
+
+
 @functools.cache
 def whole(point: Path) -> dict[tuple[str, str], np.ndarray]:
     """A resume point put together; every value is in it exactly once."""
     tensors: dict[tuple[str, str], np.ndarray] = {}
-    for path in sorted(point.glob("rank-*.json")):
-        blocks = load_file(str(path.with_suffix(".safetensors")))
-        for key, entry in json.loads(path.read_text()).items():
-            name, block = (entry["moment"], entry["name"]), blocks[key].numpy()
-            target = tensors.setdefault(name, np.full(entry["shape"], np.nan, np.float32))
-            place = tuple(slice(s, s + n) for s, n in zip(entry["starts"], block.shape, strict=True))
-            assert np.isnan(target[place]).all(), f"{name} is there twice"
-            target[place] = block
+    for entry, block in blocks_of(point):
+        name = (entry["moment"], entry["name"])
+        shape = SHAPES.get(entry["name"], (1, SPEC.hidden_size))
+        target = tensors.setdefault(name, np.full(shape, np.nan, np.float32))
+        place = tuple(slice(s, s + n) for s, n in zip(entry["starts"], block.shape, strict=True))
+        assert np.isnan(target[place]).all(), f"{name} is there twice"
+        target[place] = block
     assert not any(np.isnan(tensor).any() for tensor in tensors.values())
     return tensors
 
@@ -250,9 +258,8 @@ def test_a_rank_holds_and_writes_and_reads_its_stretch_of_the_moments_and_no_mor
     undivided = [learner_memory(SPEC, layout, whole, stage, 512, 1).moments for stage in stages]
     for number, rank in enumerate(seen):
         assert rank.moments < 0.9 * undivided[layout.place(number).pipeline]
-        index = json.loads((root / f"{name} True" / f"rank-{number:05d}.json").read_text())
-        blocks = load_file(str(root / f"{name} True" / f"rank-{number:05d}.safetensors"))
-        written = sum(blocks[key].nbytes for key, entry in index.items() if entry["moment"] != "master")
+        blocks = blocks_of(root / f"{name} True", f"rank-{number:05d}.safetensors")
+        written = sum(block.nbytes for entry, block in blocks if entry["moment"] != "master")
         # One of the tensor parallel ranks with the same norms and routers writes them.
         assert 0.98 * rank.predicted <= written <= rank.moments
 
@@ -277,8 +284,8 @@ def test_a_reward_models_point_is_taken_up_bit_for_bit(root, name):
 def test_another_number_of_processes_takes_up_divided_moments_bit_for_bit(root, name, tmp_path):
     same(root, f"two True of {name} True", f"{name} True")
     back = learner_of(UNDIVIDED, 0, False)
-    back.load_resume(root / f"{name} True")
-    back.save_resume(tmp_path / "one")
+    load_point(back, root / f"{name} True")
+    save_point(back, tmp_path / "one")
     same(root, str(tmp_path / "one"), f"{name} True")
 
 

@@ -31,6 +31,7 @@ from components.recipe.training import OptimiserConfig
 from components.training.learner import Learner
 from components.training.packing import shard
 from components.training.types import LossResult, PolicySequence, PolicyTokens, Sequence
+from tests.components.training.points import load_point, save_point
 
 pytestmark = pytest.mark.engine
 
@@ -144,7 +145,7 @@ def steps(learner: Learner, layout: Layout, rank: int, place: Path) -> Seen:
     metrics.append(learner.train_tokens(documents, 128))
     after, buffer = learner.shard()
     seen = Seen(metrics, logprobs, scores, gradients(learner), start, (after, buffer.copy()))
-    learner.save_resume(place / "resume")
+    save_point(learner, place / "resume")
     metrics.append(learner.train_tokens(documents, 128))
     return seen
 
@@ -165,9 +166,9 @@ def rank_main(rank: int, world: int, port: int, root: str, layouts: dict[str, La
             if layout.divided:
                 learner.write_hf(place / "export", "nano")
             # From the resume point of one process: the next step under this layout, and as bitwise as its own.
-            learner.load_resume(place / "one")
+            load_point(learner, place / "one")
             seen.metrics.append(learner.train_tokens(_share(layout, rank), 128))
-            learner.load_resume(place / "resume")
+            load_point(learner, place / "resume")
             seen.metrics.append(learner.train_tokens(_share(layout, rank), 128))
             result: object = seen
         except BaseException:
@@ -193,7 +194,7 @@ def one(tmp_path_factory) -> tuple[Path, Seen, dict]:
         router.expert_bias.normal_(0, 0.05, generator=torch.Generator().manual_seed(5))
     learner.write_hf(place / "start", "nano")
     seen = steps(learner, UNDIVIDED, 0, place)
-    learner.load_resume(place / "resume")
+    load_point(learner, place / "resume")
     return place, seen, {name: tensor.clone() for name, tensor in hf_state(learner.model, SPEC)}
 
 
@@ -306,7 +307,7 @@ def test_checkpoints_reshard(ran, one, name):
     assert again["grad_norm"] == own["grad_norm"]
     assert third["loss"] != own["loss"]
     back = learner_of(UNDIVIDED, 0)
-    back.load_resume(ran / name / "resume")
+    load_point(back, ran / name / "resume")
     sent = dict(unpack([s.after[0] for s in seen], [s.after[1] for s in seen]))
     for tensor, value in hf_state(back.model, SPEC):
         np.testing.assert_array_equal(value.detach().numpy(), sent[tensor], err_msg=tensor)

@@ -12,6 +12,7 @@ from components.recipe.model import ModelConfig
 from components.recipe.training import OptimiserConfig
 from components.training.learner import Learner
 from components.training.types import LossResult, PolicySequence, PolicyTokens, Sequence
+from tests.components.training.points import load_point, save_point
 
 pytestmark = pytest.mark.engine
 
@@ -87,10 +88,10 @@ def test_resume_is_bitwise(tmp_path):
     learner, documents = fresh(), sequences(8)
     for _ in range(3):
         learner.train_tokens(documents, 128)
-    learner.save_resume(tmp_path)
+    save_point(learner, tmp_path)
     onward = [learner.train_tokens(documents, 128)["loss"] for _ in range(3)]
     other = Learner(0, 1, MODEL, ExecutionConfig(), seed=99)
-    other.load_resume(tmp_path)
+    load_point(other, tmp_path)
     assert [other.train_tokens(documents, 128)["loss"] for _ in range(3)] == onward
     assert np.array_equal(flat(other), flat(learner))
 
@@ -212,10 +213,10 @@ def test_bfloat16_trains_beside_float32_with_its_master_copy_and_resumes_bitwise
     assert learner.optimiser.master.dtype == learner.optimiser.grad.dtype == torch.float32
     kinds = {name: parameter.dtype for name, parameter in learner.model.named_parameters()}
     assert {name for name, dtype in kinds.items() if dtype == torch.float32} == {"output_layer.weight"}
-    learner.save_resume(tmp_path)
+    save_point(learner, tmp_path)
     onward = [learner.train_tokens(sequences(8), 96)["loss"] for _ in range(3)]
     other = Learner(0, 1, MODEL, learner.execution, seed=99)
-    other.load_resume(tmp_path)
+    load_point(other, tmp_path)
     assert [other.train_tokens(sequences(8), 96)["loss"] for _ in range(3)] == onward
 
 

@@ -224,8 +224,8 @@ def test_a_model_that_is_not_the_saved_one_stops_before_its_first_update(stage, 
     monkeypatch.undo()
     real = LearnerGroup.load_resume
 
-    def load(self, directory):
-        real(self, directory)
+    def load(self, point):
+        real(self, point)
         with torch.no_grad():
             wrong(self)
 
@@ -238,9 +238,11 @@ def test_a_model_that_is_not_the_saved_one_stops_before_its_first_update(stage, 
 def test_every_generator_of_every_rank_goes_on(learners, tmp_path):
     learners.initialise(1)
     learners.configure(OPTIMISER, 5, 0.0)
-    learners.save_resume(tmp_path)
+    area = LocalResume(tmp_path / "resume")
+    (tmp_path / "point").mkdir()
+    area.save(1, tmp_path / "point", {}, learners.save_resume(tmp_path / "point", area.place(1)))
     drawn = torch.rand(3), np.random.rand(3), random.random(), random.gauss(0, 1)
-    learners.load_resume(tmp_path)
+    assert area.latest(learners.load_resume).step == 1
     again = torch.rand(3), np.random.rand(3), random.random(), random.gauss(0, 1)
     assert torch.equal(drawn[0], again[0])
     assert np.array_equal(drawn[1], again[1])
