@@ -17,6 +17,7 @@ import numpy as np
 
 from components.artifacts.context import ResumePoint
 from components.artifacts.folder import Folder
+from components.artifacts.objects import moved
 from components.artifacts.spent import spent_on
 from components.failures import Diverged, IntegrityError
 from components.model.layout import UNDIVIDED, Layout
@@ -195,6 +196,7 @@ class LearnerGroup:
 
         with spent_on("S3"):
             written = self._call("save_resume", place.below(FOLDER))
+        self._moved("write", [each.file.size for each in written])
         write_index(directory / FOLDER, written)
         rng.save(directory / FOLDER, self._call("rng_state"))
         sent = [each.file.model_copy(update={"path": f"{FOLDER}/{each.file.path}"}) for each in written]
@@ -208,7 +210,9 @@ class LearnerGroup:
         from components.training import rng
 
         with spent_on("S3"):
-            damage = [found for found in self._call("fetch_resume", point.place.below(FOLDER, INDEX)) if found]
+            fetched = self._call("fetch_resume", point.place.below(FOLDER, INDEX))
+        self._moved("read", [traffic.bytes for _, traffic in fetched])
+        damage = [found for found, _ in fetched if found]
         self._call("finish_resume", not damage)
         if damage:
             raise IntegrityError(damage[0])
@@ -227,6 +231,12 @@ class LearnerGroup:
             self._workers.close()
 
     # ---- inside
+
+    def _moved(self, direction: str, sizes: Many[int]) -> None:
+        """Counts here what ranks moved in processes that nobody asks for metrics."""
+        if self._local is None:
+            for size in sizes:
+                moved(direction, size)
 
     def _scattered(self, method: str, items: Many[Any], size: Callable[[Any], int]) -> list[Any]:
         shards = shard([size(item) for item in items], self.layout.data)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from components.artifacts.chunks import Traffic
 from components.artifacts.folder import Folder
 from components.cluster.memory import resident_bytes
 from components.failures import BadInput, InfrastructureError, IntegrityError
@@ -222,17 +223,17 @@ class LearnerState:
 
     def load_resume(self, place: Folder) -> checkpoint.Fetched:
         """`fetch_resume`, and then `finish_resume`. Raises IntegrityError for what is damaged."""
-        damage = self.fetch_resume(place)
+        damage, _ = self.fetch_resume(place)
         if damage:
             raise IntegrityError(damage)
         fetched, _ = self._fetched
         self.finish_resume(True)
         return fetched
 
-    def fetch_resume(self, place: Folder) -> str:
+    def fetch_resume(self, place: Folder) -> tuple[str, Traffic]:
         """Reads and proves what this rank needs of `save_resume` of all ranks, also of another layout, and starts an
-        optimisation of the saved kind; no weight is touched. Returns what is damaged, empty when nothing is: an
-        exception of one rank alone would leave its peers waiting for it.
+        optimisation of the saved kind; no weight is touched. Returns what is damaged, empty when nothing is (an
+        exception of one rank alone would leave its peers waiting for it), and what was read.
 
         Raises:
             BadInput: the state is of another architecture, incomplete, or of another ringflow.
@@ -243,9 +244,9 @@ class LearnerState:
             self._expect(index, str(place))
             fetched = checkpoint.fetch(place, index, self.model, self.optimiser, self._trained_head())
         except IntegrityError as error:
-            return str(error)
+            return str(error), Traffic()
         self._fetched = fetched, index.state["optimiser"]["step"]
-        return ""
+        return "", fetched.traffic
 
     def finish_resume(self, take: bool) -> None:
         """Takes over what was fetched, or forgets it. Under the layout that saved it, the next step is bitwise the one

@@ -90,7 +90,7 @@ def driver(s3_environment, tmp_path) -> Iterator[Driver]:  # noqa: F811
     Processes.private = tmp_path / "hosts"
     Processes.private.mkdir()
     store = Store.open(f"s3://shards-{uuid.uuid4().hex[:12]}", tmp_path / "cache")
-    store.check(10, create=True)
+    store.check(60, create=True)
     with Lease.acquire(store, "p", "base", fingerprint_of(identity(shards=1)), ttl_s=30, wait_s=5) as lease:
         yield Driver(lease, store, tmp_path)
 
