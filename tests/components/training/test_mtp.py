@@ -35,6 +35,7 @@ from components.training.learner import Learner
 from components.training.packing import shard
 from components.training.parallel import run, token_logprobs
 from components.training.types import LossResult, PolicySequence, Sequence
+from tests.components.training.points import load_point, save_point
 
 pytestmark = pytest.mark.engine
 
@@ -308,11 +309,11 @@ def steps(learner: Learner, layout: Layout, rank: int, place: Path) -> dict:
     view = learner.optimiser.view
     held = owned(pieces(learner.model, NANO_SPEC, lambda tensor: view("grad", tensor)))
     grads = {(p.name, p.starts): p.read().clone().numpy() for p in held}
-    learner.save_resume(place / "resume")
+    save_point(learner, place / "resume")
     if layout.divided or rank == 0:
         learner.write_hf(place / "export", "nano")
     sent = [name for name, value in WholeTensors(learner.model) if value is not None]
-    learner.load_resume(place / "resume")
+    load_point(learner, place / "resume")
     metrics.append(learner.train_tokens(mine, 64))
     return {"metrics": metrics, "grads": grads, "sent": sent}
 
