@@ -276,7 +276,7 @@ def _session(
         forced=forced,
         loaded=loaded,
         code=code,
-        sources=sources_sha256(REPOSITORY) if graph.recipe.execution.cluster.stages == "job" else "",
+        sources=sources_sha256(REPOSITORY) if graph.recipe.execution.cluster.stages != "driver" else "",
         meter=meter,
     )
 

@@ -14,6 +14,8 @@ from components.recipe.load import read_recipe
 from flows.forms import RECIPES
 
 PROCESS, KUBERNETES = "process", "kubernetes"
+# Of infra/kubernetes/rayjobs: the one account that may order RayJobs.
+ORDERS_RAYJOBS = {"service_account_name": "stages", "api_server_token": True}
 
 
 def job_variables(cluster: ClusterConfig, pool_type: str) -> dict[str, Any]:
@@ -27,6 +29,7 @@ def job_variables(cluster: ClusterConfig, pool_type: str) -> dict[str, Any]:
         found |= {"image": pod.image} if pod.image else {}
         found |= {"cpu": f"{pod.cpus:g}"} if pod.cpus else {}
         found |= {"memory": f"{pod.memory_gib * 1024:.0f}Mi"} if pod.memory_gib else {}
+        found |= ORDERS_RAYJOBS if cluster.stages == "rayjob" else {}
     return found if pool_type in (PROCESS, KUBERNETES) else {}
 
 

@@ -85,7 +85,7 @@ def _run(node: Node, session: Session, inputs: Mapping[str, Mapping[str, Any]]) 
     try:
         with timing.meter.active():
             session.stop.check()
-            as_job = session.execution.cluster.stages == "job"
+            as_job = session.execution.cluster.stages != "driver"
             ref = (obtain_by_job if as_job else obtain)(node, session, refs, timing)
     except BaseException as error:
         failure = classify(error)

@@ -1,4 +1,4 @@
-"""A stage as a Ray job (components.cluster.jobs) that outlives the process of the flow, which only attends to it.
+"""A stage as a job (tasks.job_service) that outlives the process of the flow, which only attends to it.
 
 The job holds the lease, computes, publishes and writes the lineage (tasks.job_main); the flow shows its log and its
 progress, and takes the result from the store. A job's id is made of project, stage, fingerprint and the number of the
@@ -20,10 +20,18 @@ from typing import Any
 from components.artifacts.fingerprint import fingerprint_of
 from components.artifacts.provenance import recipe_version
 from components.artifacts.ref import ArtifactRef
-from components.cluster.jobs import Jobs, JobState, wait_ended
-from components.failures import Cancelled, DeadlineExceeded, InfrastructureError, IntegrityError
+from components.cluster.jobs import JobState, wait_ended
+from components.failures import (
+    BadInput,
+    Cancelled,
+    DeadlineExceeded,
+    InfrastructureError,
+    IntegrityError,
+    RingflowError,
+)
 from tasks.job_events import failure_of, last_end
 from tasks.job_order import StageOrder
+from tasks.job_service import STOP_S, Service, connect
 from tasks.job_shown import Shown
 from tasks.node import Node
 from tasks.obtain import OTHER_RUN_DEADLINE_S, Timing, look, reuse
@@ -35,39 +43,36 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Addresses the job gets from the flow's environment. Keys it must find in the environment of its node.
 PASSED_ON = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI", "RINGFLOW_JUDGE_URL", "RINGFLOW_STORE")
 LOOK_EVERY_S = 3.0
-# Of a job that is told to stop: for its stage to notice and to leave the lease and MLflow in order.
-STOP_S = 15
+# Every job waits a little for something.
+TELL_WAITS_S = 15.0
 RACES = 5
-# How ids of our jobs begin, and the key of their recipe in what Ray keeps about them.
-JOBS, RECIPE = "ringflow-", "ringflow.recipe"
+# The key of a job's recipe in what is kept about it.
+RECIPE = "ringflow.recipe"
 
 
 def obtain_by_job(node: Node, session: Session, refs: Mapping[str, ArtifactRef], timing: Timing) -> ArtifactRef:
     """The committed artifact, found or computed by a job; its lineage is complete in the tracker when this returns.
 
     Raises what the stage raised in the job, InfrastructureError when the job ended without saying why, and the same
-    when Ray's Jobs API cannot be asked: the job goes on then, and the next attempt attends to it again.
+    when nobody can be asked about it: the job goes on then, and the next attempt attends to it again.
     """
     identity = node.identity(refs, session.repeat_of(node))
     fingerprint = fingerprint_of(identity)
     found = look(node, session, fingerprint)
     if found is None:
         order = StageOrder.of(node, session, refs, session.repeat_of(node))
-        found = _Attempt(node, session, Jobs.connect(), order, timing).result()
+        jobs = connect(session.execution, node.name, node.stage.type)
+        found = _Attempt(node, session, jobs, order, timing).result()
         session.computed.add(node.name)
     return reuse(node, session, found, identity)
-
-
-def job_prefix(order: StageOrder) -> str:
-    return f"{JOBS}{order.execution.project}-{order.stage}-{order.fingerprint[:32]}-"
 
 
 class _Attempt:
     """One attempt at an artifact: attends to the job that is at work, else to a new one."""
 
-    def __init__(self, node: Node, session: Session, jobs: Jobs, order: StageOrder, timing: Timing) -> None:
+    def __init__(self, node: Node, session: Session, jobs: Service, order: StageOrder, timing: Timing) -> None:
         self.node, self.session, self.jobs, self.order, self.timing = node, session, jobs, order, timing
-        self.config = session.execution.cluster
+        self.config, self.prefix = session.execution.cluster, jobs.prefix(order.stage, order.fingerprint)
         version = recipe_version(session.loaded.recipe) if session.loaded is not None else ""
         self.recipe = f"{session.execution.project}/{version}"
 
@@ -85,13 +90,12 @@ class _Attempt:
         raise InfrastructureError(f"{self.node.name}: no job could be submitted in {RACES} tries; others were faster")
 
     def _at_work(self) -> str:
-        jobs = self._numbered(self.jobs.of(job_prefix(self.order)))
+        jobs = self._numbered(self.jobs.of(self.prefix))
         return next((jobs[number].id for number in sorted(jobs, reverse=True) if not jobs[number].ended), "")
 
     def _numbered(self, jobs: Iterable[JobState]) -> dict[int, JobState]:
         """This stage's jobs among some, by the number of their attempt."""
-        prefix = job_prefix(self.order)
-        found = {job.id.removeprefix(prefix): job for job in jobs if job.id.startswith(prefix)}
+        found = {job.id.removeprefix(self.prefix): job for job in jobs if job.id.startswith(self.prefix)}
         return {int(number): job for number, job in found.items() if number.isdecimal()}
 
     def _choose(self) -> tuple[str, bool]:
@@ -103,7 +107,7 @@ class _Attempt:
         give_up, said = time.monotonic() + OTHER_RUN_DEADLINE_S, ""
         while True:
             self.session.stop.check()
-            jobs = self.jobs.of(JOBS)
+            jobs = self.jobs.of(self.jobs.ours)
             known = self._numbered(jobs)
             alive = [number for number, job in known.items() if not job.ended]
             if alive:
@@ -112,7 +116,7 @@ class _Attempt:
                 return "", False
             others = [job.id for job in jobs if not job.ended and job.about.get(RECIPE) == self.recipe]
             if not others:
-                return f"{job_prefix(self.order)}{max(known, default=0) + 1}", True
+                return f"{self.prefix}{max(known, default=0) + 1}", True
             if time.monotonic() > give_up:
                 raise DeadlineExceeded(f"{self.node.name} waited {OTHER_RUN_DEADLINE_S:g} s for job {others[0]} to end")
             if said != others[0]:
@@ -122,15 +126,14 @@ class _Attempt:
 
     def _submit(self, job: str) -> bool:
         key = self.order.put(self.session.store, job)
-        directory = self.config.directory or str(REPOSITORY)
-        command = shlex.join([self.config.python or sys.executable, "-m", "tasks.job_main", key])
+        directory, python = self.config.directory or str(REPOSITORY), self.config.python or sys.executable
         env = {name: value for name in PASSED_ON if (value := os.environ.get(name))} | self.config.env
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [directory, self.config.env.get("PYTHONPATH", "")]))
-        env["RAY_JOB_STOP_WAIT_TIME_S"] = str(STOP_S)
         about = {"ringflow.stage": self.node.name, "ringflow.run": self.session.run_id, RECIPE: self.recipe}
-        resources = self.config.of_stage(self.node.name, self.order.stage)
         working = shlex.quote(self.config.directory or os.getcwd())
-        if not self.jobs.submit(job, f"cd {working} && exec {command}", env, resources, about):
+        command = f"cd {working} && exec {shlex.join([python, '-m', 'tasks.job_main', key])}"
+        stop = f"cd {shlex.quote(directory)} && exec {shlex.join([python, '-m', 'tasks.job_stop', key, str(STOP_S)])}"
+        if not self.jobs.submit(job, command, stop, env, about):
             return False
         log.info("%s: submitted as job %s", self.node.name, job)
         self.session.board.state(self.node.name, "running", f"job {job}")
@@ -142,7 +145,7 @@ class _Attempt:
 
     def _watch(self, job: str, is_new: bool) -> tuple[JobState, dict[str, Any] | None]:
         """The job's last state and its event `end`, if it came to say one."""
-        began, looked, silent = time.monotonic(), 0.0, 0.0
+        began, looked, silent, waits = time.monotonic(), 0.0, 0.0, ""
         with self.session.progress(self.node.name) as progress, self.jobs.follow(job) as tail:
             shown = Shown(self.node, self.session, progress, job, is_new)
             while True:
@@ -156,6 +159,9 @@ class _Attempt:
                 looked = time.monotonic()
                 try:
                     state = self.jobs.get(job)
+                except BadInput:  # nothing but a correction helps, and it would wait until its deadline
+                    self._stop(job)
+                    raise
                 except InfrastructureError as error:
                     silent = silent or looked
                     if looked - silent > self.session.execution.start_deadline_s:
@@ -163,13 +169,23 @@ class _Attempt:
                     log.debug("%s", error)
                     continue
                 silent = 0.0
+                if looked - began > TELL_WAITS_S:
+                    waits = self._waits(state, waits)
                 if state is None:
-                    raise InfrastructureError(f"Ray does not know job {job} any more: was its head replaced?")
+                    raise InfrastructureError(f"job {job} is not known any more: deleted, or Ray's head replaced")
                 if state.ended:
                     shown.rest(tail)
                     self._note(shown.end, time.monotonic() - began)
                     return state, shown.end
                 self._deadlines(state, looked - began)
+
+    def _waits(self, state: JobState | None, said: str) -> str:
+        """What the job waits for, told where people look when it is another thing than before."""
+        now = state.message if state is not None and state.status == "PENDING" else ""
+        if now and now != said:
+            log.warning("%s: job %s waits: %s", self.node.name, state.id, now)
+            self.session.board.state(self.node.name, "running", f"waits: {now[:300]}")
+        return now
 
     def _deadlines(self, state: JobState, seconds: float) -> None:
         pending = state.status == "PENDING"
@@ -189,7 +205,7 @@ class _Attempt:
             log.error("job %s was not told to stop: %s", job, error)
         else:
             if not wait_ended(self.jobs, job, STOP_S):
-                log.error("job %s did not end within %d s; Ray kills it", job, STOP_S)
+                log.error("job %s did not end within %d s; it will be killed", job, STOP_S)
 
     def _note(self, end: Mapping[str, Any] | None, seconds: float) -> None:
         """The stage's own seconds, as far as they passed while this run attended to it."""
@@ -204,6 +220,7 @@ class _Attempt:
         """What counts is the store: a job that died after its commit has done its work."""
         found = self._found()
         if found is not None:
+            self._clear()
             return found
         end = end or last_end(state.message)
         failure = failure_of(end) if end is not None else None
@@ -213,7 +230,13 @@ class _Attempt:
             raise failure
         if state.status == "SUCCEEDED":
             raise IntegrityError(f"job {state.id} succeeded, but {self.session.store.url} has no result of it")
-        raise InfrastructureError(f"job {state.id} ended without saying why: {state.message[-1000:].strip()}")
+        raise self.jobs.failure(state)
+
+    def _clear(self) -> None:
+        try:
+            self.jobs.clear(self.prefix)
+        except RingflowError as error:  # the artifact is committed; what is left ends by itself
+            log.warning("jobs of %s were not removed: %s", self.node.name, error)
 
     def _found(self) -> ArtifactRef | None:
         return self.session.store.committed(self.order.execution.project, self.order.stage, self.order.fingerprint)

@@ -34,7 +34,7 @@ lane=
 printf '\n---- tests of the library, run beside the above\n'
 cat "$said"
 printf '\n---- faults, and beside them those that want servers of their own, and Ray jobs\n'
-own="tests/faults/test_servers.py tests/faults/test_time_and_races.py tests/faults/test_jobs.py"
+own="tests/faults/test_servers.py tests/faults/test_time_and_races.py tests/faults/test_jobs.py tests/faults/test_rayjobs.py"
 "$python" -m pytest -p no:cacheprovider $own >"$said" 2>&1 &
 lane=$!
 "$python" -m pytest tests/faults/test_damage.py tests/faults/test_kill_flow.py tests/faults/test_s3.py \

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import queue
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from components.cluster.following import Following
 from components.failures import BadInput, InfrastructureError
 from components.recipe.cluster import JobResources
 from components.recipe.secrets import refuse_in_address
@@ -130,7 +129,7 @@ class Jobs:
         self._ask(f"the stop of job {job}", lambda: self._client.stop_job(job))
 
     def follow(self, job: str) -> Following:
-        return Following(self._client, job)
+        return JobLog(self._client, job)
 
     def _ask(self, what: str, call: Any) -> Any:
         import requests
@@ -151,44 +150,10 @@ def _state(details: Any) -> JobState:
     return JobState(details.submission_id, str(details.status.value), details.message or "", details.metadata or {})
 
 
-class Following:
-    """The log of a job, line by line, as it is written. A context manager; its thread ends with it.
-
-    caught_up: the lines that were there before have been read.
-    """
-
+class JobLog(Following):
     def __init__(self, client: Any, job: str) -> None:
-        self._client, self._job = client, job
-        self._chunks: queue.Queue[str] = queue.Queue()
-        self._rest, self._read = "", 0
-        self._stop = threading.Event()
-        self.ended = threading.Event()
-        self.caught_up = False
-        self._thread = threading.Thread(target=self._run, name=f"log of {job}", daemon=True)
-
-    def __enter__(self) -> Following:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-
-    @property
-    def waiting(self) -> bool:
-        """Whether there are lines that `lines` has not given yet."""
-        return not self._chunks.empty()
-
-    def lines(self, wait_s: float) -> list[str]:
-        """What came since the last call, waiting for something at most so long. [] once it has ended."""
-        chunks = []
-        with suppress(queue.Empty):
-            chunks.append(self._chunks.get(timeout=wait_s))
-            while True:
-                chunks.append(self._chunks.get_nowait())
-        # Ray sends what there is without a pause, and looks for more every second.
-        self.caught_up = self.caught_up or (not chunks and self._read > 0 and wait_s >= 1.0)
-        *whole, self._rest = (self._rest + "".join(chunks)).split("\n")
-        return whole
+        super().__init__(job)
+        self._client = client
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -200,7 +165,6 @@ class Following:
             except Exception as error:  # aiohttp's, or Ray's RuntimeError for a connection that was cut
                 log.debug("the log of %s is not followed: %s", self._job, error)
             self._stop.wait(RECONNECT_S)
-        self.ended.set()
 
     async def _tail(self) -> None:
         seen = 0
@@ -217,9 +181,7 @@ class Following:
                 return
             new = chunk[max(self._read - seen, 0) :]
             seen += len(chunk)
-            if new:
-                self._read += len(new)
-                self._chunks.put(new)
+            self._take(new)
 
 
 def wait_ended(jobs: Jobs, job: str, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""How a cluster runs a recipe: stages as Ray jobs of their own, what those get, and the pod of a whole run.
+"""How a cluster runs a recipe: stages as jobs of their own, what those get, and the pod of a whole run.
 
 Like all execution settings it is no part of a fingerprint. Secrets have no place here: the nodes of the cluster have
 them in their environment (components.recipe.secrets refuses them).
@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from components.recipe.base import StrictModel
+from components.recipe.rayjob import RayJobConfig, pinned
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Where servers are is said by the environment of whoever starts a run, and by it alone.
@@ -21,7 +22,6 @@ GIVEN = frozenset(
         *("RAY_AUTH_MODE", "RINGFLOW_PROFILE", "RINGFLOW_STORE"),
     }
 )
-IMAGE = re.compile(r"(?:[^\s/@]+/)*[^\s/:@]+(?::[\w.-]*\d[\w.-]*|(?::[\w.-]+)?@sha256:[0-9a-f]{64})")
 Amount = Annotated[float, Field(ge=0)]
 
 
@@ -47,22 +47,19 @@ class PodResources(StrictModel):
     cpus: float | None = Field(default=None, gt=0)
     memory_gib: float | None = Field(default=None, gt=0)
 
-    @field_validator("image")
-    @classmethod
-    def _pinned(cls, image: str) -> str:
-        if image and not IMAGE.fullmatch(image):
-            raise ValueError("not an image by digest or with a tag that names a version")
-        return image
+    _pinned = field_validator("image")(pinned)
 
 
 class ClusterConfig(StrictModel):
     """Where stages run, and with what."""
 
-    stages: Literal["driver", "job"] = Field(
+    stages: Literal["driver", "job", "rayjob"] = Field(
         default="driver",
         description="driver: in the process of the flow. job: each as a Ray job, which outlives that process and is "
-        "taken up again by the next one; needs RAY_API_SERVER_ADDRESS",
+        "taken up again by the next one; needs RAY_API_SERVER_ADDRESS. rayjob: the same on Kubernetes, each with a "
+        "Ray cluster of its own (KubeRay)",
     )
+    rayjob: RayJobConfig = RayJobConfig()
     env: dict[str, str] = Field(
         default={}, description="Environment variables of the jobs and their workers; no secrets"
     )
@@ -88,6 +85,15 @@ class ClusterConfig(StrictModel):
             if name in GIVEN:
                 raise ValueError(f"{name} is taken from the environment of whoever starts the run")
         return env
+
+    @model_validator(mode="after")
+    def _complete(self) -> ClusterConfig:
+        if self.stages == "rayjob":
+            if not self.rayjob.image:
+                raise ValueError("stages: rayjob needs rayjob.image")
+            if self.stage_resources or self.resources != JobResources():
+                raise ValueError("a stage's process is in the head's pod with stages: rayjob; rayjob.head sizes it")
+        return self
 
     def of_stage(self, node: str, stage: str) -> JobResources:
         """The reservation of a node's job. stage: its type."""

@@ -95,6 +95,14 @@ class ExecutionConfig(StrictModel):
         """Learners and engines are on the same GPUs."""
         return self.device == "cuda" and self.placement != "disaggregated"
 
+    @property
+    def gpus(self) -> int:
+        """GPUs that learners and engines stand on together."""
+        if self.device != "cuda":
+            return 0
+        engines = self.engines * self.engine_tensor_parallel
+        return max(self.learners, engines) if self.shares_gpus else self.learners + engines
+
     def check_devices(self) -> None:
         """Raises BadInput when learners and engines shall share GPUs and do not stand on equally many."""
         engines, width = self.engines, self.engine_tensor_parallel

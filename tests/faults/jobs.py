@@ -19,16 +19,21 @@ from tests.faults.mini import World, wait_for
 ROOT = Path(__file__).parents[2]
 
 
+def interpreter(directory: Path) -> Path:
+    """What is named as the interpreter of the jobs."""
+    made = directory / "python"
+    made.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.faults.jobs "$@"\n')
+    made.chmod(0o755)
+    return made
+
+
 class JobWorld(World):
     """overrides: further ones."""
 
     def __init__(self, directory: Path, *overrides: str) -> None:
         super().__init__(directory)
-        interpreter = directory / "python"
-        interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.faults.jobs "$@"\n')
-        interpreter.chmod(0o755)
         cluster = "execution.cluster"
-        self.overrides += [f"{cluster}.stages=job", f"{cluster}.python={interpreter}"]
+        self.overrides += [f"{cluster}.stages=job", f"{cluster}.python={interpreter(directory)}"]
         self.overrides += [f"{cluster}.env.TOY_DIR={directory}", *overrides]
         self.jobs = Jobs.connect()
 

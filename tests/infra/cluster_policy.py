@@ -1,8 +1,9 @@
 """What every manifest must keep, as functions from objects to complaints: schema, isolation, limits, secrets, quotas.
 
 Kubernetes' own kinds are checked against its published schemas (the wheel kubernetes-validate, offline, unknown fields
-refused). KubeRay's custom resources are no part of those: their fields are listed here from KubeRay's API reference
-(ray.io/v1, release 1.6), and their pod templates are checked as Kubernetes' PodTemplate.
+refused). KubeRay's custom resources are no part of those: a RayJob is checked against KubeRay's own schema
+(rayjob_schema.json), the fields of a RayCluster are listed here from KubeRay's API reference (ray.io/v1, release 1.6),
+and pod templates are checked as Kubernetes' PodTemplate.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -24,9 +26,6 @@ CLUSTER = """rayVersion authOptions headGroupSpec workerGroupSpecs enableInTreeA
 HEAD = "template rayStartParams serviceType headService enableIngress labels resources"
 GROUP = """groupName replicas minReplicas maxReplicas numOfHosts idleTimeoutSeconds suspend scaleStrategy template
     rayStartParams labels resources"""
-JOB = """entrypoint submissionMode clusterSelector rayClusterSpec runtimeEnvYAML jobId shutdownAfterJobFinishes suspend
-    ttlSecondsAfterFinished activeDeadlineSeconds backoffLimit submitterPodTemplate submitterConfig managedBy
-    entrypointNumCpus entrypointNumGpus entrypointResources deletionStrategy metadata"""
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|AUTH_STRING|DATABASE_CONNECTION_URL|BACKEND_STORE_URI", re.I)
 REFERENCE = re.compile(r"_SECRET_(NAME|KEY)$")
 IMAGE = re.compile(r"(?:[^/@]+/)*[^/:@]+(?::(?P<tag>[\w.-]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?")
@@ -55,6 +54,8 @@ def templates(item: dict) -> Iterator[tuple[str, int, dict]]:
         yield "RayCluster head", 1, spec["headGroupSpec"]["template"]
         for group in spec["workerGroupSpecs"]:
             yield f"RayCluster {group['groupName']}", group["maxReplicas"], group["template"]
+    elif kind == "RayJob" and "rayClusterSpec" in spec:
+        yield from templates({"kind": "RayCluster", "spec": spec["rayClusterSpec"]})
 
 
 def containers(template: dict) -> list[dict]:
@@ -119,7 +120,10 @@ def _ray_cluster(item: dict) -> list[str]:
 
 def _ray_job(item: dict) -> list[str]:
     spec = item["spec"]
-    found = [f"unknown field {each}" for each in set(spec) - set(JOB.split())]
+    unknown, wrong = ray_job_schema(item)
+    found = unknown + wrong
+    if "rayClusterSpec" in spec and not found:
+        found += _ray_cluster({"kind": "RayCluster", "spec": spec["rayClusterSpec"]})
     if spec.get("submissionMode", "K8sJobMode") not in ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode"):
         found.append(f"unknown submissionMode {spec['submissionMode']}")
     if ("clusterSelector" in spec) == ("rayClusterSpec" in spec):
@@ -127,6 +131,23 @@ def _ray_job(item: dict) -> list[str]:
     if "clusterSelector" in spec and spec.get("shutdownAfterJobFinishes"):
         found.append("would delete a cluster that it did not make")
     return found
+
+
+@cache
+def _ray_job_validator() -> Draft202012Validator:
+    return Draft202012Validator(json.loads((Path(__file__).parent / "rayjob_schema.json").read_text()))
+
+
+def ray_job_schema(item: dict) -> tuple[list[str], list[str]]:
+    """(unknown fields, what else is wrong) by KubeRay's schema, with the pod templates by Kubernetes' own."""
+    unknown, wrong = [], []
+    for error in _ray_job_validator().iter_errors(item):
+        if error.validator == "additionalProperties":
+            fields = set(error.instance) - set(error.schema["properties"])
+            unknown += [f"unknown field {error.json_path[2:]}.{each}".replace(" .", " ") for each in sorted(fields)]
+        else:
+            wrong.append(f"{error.json_path[2:]}: {error.message}")
+    return unknown, wrong
 
 
 def isolation(item: dict, sandbox_namespace: str) -> list[str]:
@@ -148,7 +169,8 @@ def isolation(item: dict, sandbox_namespace: str) -> list[str]:
         if not pod.get("priorityClassName"):
             found.append(f"{where}: no priority class")
         for container in containers(template):
-            probed = item["kind"] != "Job"  # who waits for a job waits for its end
+            # Who waits for a job waits for its end; nobody waits for a sidecar that prints a log.
+            probed = item["kind"] != "Job" and container["name"] != "log"
             found += [f"{where}/{container['name']}: {each}" for each in _container(container, probed)]
             unmasked = container.get("securityContext", {}).get("procMount") == "Unmasked"
             if unmasked and not (item["metadata"]["namespace"] == sandbox_namespace and pod.get("hostUsers") is False):

@@ -17,7 +17,7 @@ from tests.infra.kustomize import build, patch
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "infra/kubernetes"
 OVERLAYS = ("overlays/cpu", "overlays/gpu")
-BUILT = {name: build(KUBERNETES / name) for name in ("base", *OVERLAYS, "pool", "jobs")}
+BUILT = {name: build(KUBERNETES / name) for name in ("base", *OVERLAYS, "pool", "rayjobs", "jobs")}
 
 
 def of_kind(objects: list[dict], kind: str) -> list[dict]:
@@ -76,7 +76,7 @@ def test_what_the_policy_refuses(kind, path, value, reason):
         ("submissionMode", "HttpMode", "unknown submissionMode"),
         ("rayClusterSpec", {}, "needs either"),
         ("shutdownAfterJobFinishes", True, "would delete a cluster"),
-        ("entryPoint", "x", "unknown field entryPoint"),
+        ("entryPoint", "x", "unknown field spec.entryPoint"),
     ],
 )
 def test_what_is_refused_of_a_job(field, value, reason):

@@ -100,6 +100,28 @@ def test_variables_of_a_recipe_reach_the_pod() -> None:
     )
 
 
+def test_only_a_run_whose_stages_are_rayjobs_gets_a_token_and_its_role_is_narrow() -> None:
+    cluster = ClusterConfig(stages="rayjob", rayjob={"image": "registry.example.org/r:0.1.0"})
+    values = job_variables(cluster, KUBERNETES)
+    job = rendered(**values)
+    assert complaints(job) == ["Job: holds a token of the API server"]
+    objects = build(ROOT / "infra/kubernetes/rayjobs")
+    account, space = pod_of(job)["serviceAccountName"], job["metadata"]["namespace"]
+    (role,) = [each for each in objects if each["kind"] == "Role" and each["metadata"]["name"] == account]
+    (binding,) = [each for each in objects if each["kind"] == "RoleBinding" and each["metadata"]["name"] == account]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": space}]
+    granted = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    assert granted == {
+        *(("rayjobs", verb) for verb in ("create", "delete", "get", "list")),
+        *{("events", "list"), ("pods", "list"), ("pods/log", "get")},
+    }
+    assert pod_of(rendered())["automountServiceAccountToken"] is False
+    (network,) = [each["spec"] for each in objects if each["metadata"]["name"] == "runs-api-server"]
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    assert network["podSelector"]["matchLabels"].items() <= labels.items()
+
+
 def test_a_deployment_has_those_of_its_recipe_below_its_own() -> None:
     overrides = ["execution.cluster.env={A: recipe, B: recipe}", "execution.cluster.pod.cpus=2"]
     deployment = {

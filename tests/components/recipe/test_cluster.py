@@ -31,7 +31,7 @@ def test_a_stage_has_its_own_reservation_else_that_of_its_type_else_the_common_o
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("stages=rayjobs", "Did you mean 'job'"),
+        ("stages=rayjobs", "Did you mean 'rayjob'"),
         ("env.OMP_NUM_THREADS=1", "execution.cluster.env.OMP_NUM_THREADS: input should be a valid string, not 1"),
         ("env={1X: a}", "'1X' is no name of an environment variable"),
         ("env.RAY_ADDRESS=head:6379", "RAY_ADDRESS is taken from the environment of whoever starts the run"),
