@@ -12,6 +12,7 @@ from pathlib import Path
 from components.failures import BadInput
 from components.model.architecture import check_architecture
 from components.model.layout import Layout
+from components.model.precision import check_shapes
 from components.model.spec import LingSpec, extended, spec_for
 from components.recipe.data import FileSource, GeneratorSource
 from components.recipe.recipe import Recipe
@@ -122,6 +123,7 @@ def _rules(recipe: Recipe, spec: LingSpec) -> None:
     _mtp(recipe, spec)
     Layout.of(recipe.execution).check(spec)
     recipe.execution.check_devices()
+    check_shapes(spec, Layout.of(recipe.execution), recipe.execution.learner_dtype)
     phases: dict[str, RlPhase] = {f"rlvr.{index}": phase for index, phase in enumerate(recipe.rlvr)}
     if recipe.rlhf is not None:
         phases["rlhf"] = recipe.rlhf

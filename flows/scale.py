@@ -135,7 +135,8 @@ def _layout_rows(made: list[tuple[Plan, Plan | None]]) -> list[list[str]]:
 
 def _training(method: Method) -> str:
     moments = "divided" if method.distributed else "whole"
-    return f"{method.dtype}, moments {moments}{', layers again' if method.recompute else ''}"
+    kernels = " by Transformer Engine" if method.fused else ""
+    return f"{method.dtype}{kernels}, moments {moments}{', layers again' if method.recompute else ''}"
 
 
 def _nearest(here: Plan, fitting: Plan | None) -> str:

@@ -24,6 +24,8 @@ class Accelerator:
     source: str
 
 
+HOPPER = {"fp8": 1978.9e12, "bfloat16": 989.4e12, "tfloat32": 494.7e12, "float32": 66.9e12}
+BLACKWELL = {"fp8": 4500e12, "bfloat16": 2250e12, "tfloat32": 1125e12, "float32": 80e12}
 ACCELERATORS = {
     device.name: device
     for device in (
@@ -32,19 +34,19 @@ ACCELERATORS = {
             source="NVIDIA A100 80GB SXM data sheet; DGX A100: 200 Gb/s a GPU",
         ),
         Accelerator(
-            *("H800", 80e9, {"bfloat16": 989.4e12, "tfloat32": 494.7e12, "float32": 66.9e12}, 3.35e12, 200e9, 50e9, 8),
+            *("H800", 80e9, HOPPER, 3.35e12, 200e9, 50e9, 8),
             source="as H100, with NVLink cut to 400 GB/s (arXiv 2505.09343)",
         ),
         Accelerator(
-            *("H100", 80e9, {"bfloat16": 989.4e12, "tfloat32": 494.7e12, "float32": 66.9e12}, 3.35e12, 450e9, 50e9, 8),
+            *("H100", 80e9, HOPPER, 3.35e12, 450e9, 50e9, 8),
             source="NVIDIA H100 SXM data sheet; DGX H100: 400 Gb/s a GPU",
         ),
         Accelerator(
-            *("H200", 141e9, {"bfloat16": 989.4e12, "tfloat32": 494.7e12, "float32": 66.9e12}, 4.8e12, 450e9, 50e9, 8),
+            *("H200", 141e9, HOPPER, 4.8e12, 450e9, 50e9, 8),
             source="NVIDIA H200 SXM data sheet; DGX H200: 400 Gb/s a GPU",
         ),
         Accelerator(
-            *("B200", 180e9, {"bfloat16": 2250e12, "tfloat32": 1125e12, "float32": 80e12}, 8e12, 900e9, 50e9, 8),
+            *("B200", 180e9, BLACKWELL, 8e12, 900e9, 50e9, 8),
             source="NVIDIA HGX B200 data sheet, 180 GB usable; DGX B200: 400 Gb/s a GPU",
         ),
     )

@@ -9,7 +9,7 @@ meanwhile (a pipeline): filling tokens and replayed experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -17,14 +17,17 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 
-def compute_again(layer: Any) -> None:
-    """Makes a transformer layer of components.model.builder do so whenever gradients are wanted."""
+def compute_again(layer: Any, around: Callable[[], Any] = nullcontext) -> None:
+    """Makes a transformer layer of components.model.builder do so whenever gradients are wanted.
+
+    around: the context that the second pass needs as the first one had it from outside (FP8).
+    """
     once = layer.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return once(*args, **kwargs)
-        again = _as_it_was(layer.mlp)
+        again = _as_it_was(layer.mlp, around)
         return checkpoint(
             once,
             *args,
@@ -37,10 +40,10 @@ def compute_again(layer: Any) -> None:
     layer.forward = forward
 
 
-def _as_it_was(mlp: Any) -> Any:
+def _as_it_was(mlp: Any, around: Callable[[], Any]) -> Any:
     """A context for the second pass: what the layer reads is what it is now, what it counts is not counted."""
     if not hasattr(mlp, "router"):
-        return nullcontext()
+        return around()
     replay, padding = mlp.router.router_replay, mlp.padding
     target, action = replay.target_topk_idx, replay.router_replay_action
 
@@ -50,7 +53,8 @@ def _as_it_was(mlp: Any) -> Any:
         acting = replay.router_replay_action
         mlp.padding, replay.target_topk_idx, replay.router_replay_action = padding, target, action
         try:
-            yield
+            with around():
+                yield
         finally:
             mlp.padding, replay.target_topk_idx = now
             replay.router_replay_action = acting

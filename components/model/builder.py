@@ -1,13 +1,16 @@
 """Builds the megatron-core GPTModel of a Ling 2.0 spec.
 
-On CPU the layer spec is megatron's local one with ringflow's attention, norm and experts (layers.py). Weights are drawn
-by `initialise` from one seed tensor by tensor, so that every rank, layout and machine draws the same model.
+The layer spec is megatron's local one with ringflow's attention, norm and experts (layers.py), or, where it is asked
+for, that of Transformer Engine (transformer_engine.py). Weights are drawn by `initialise` from one seed tensor by
+tensor, so that every rank, layout and machine draws the same model.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +26,7 @@ from components.model.spec import LingSpec
 cpu_compat.install()
 
 from megatron.core import parallel_state  # noqa: E402  after the patches: decorators run at import
+from megatron.core.fp8_utils import get_fp8_context  # noqa: E402
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
 from megatron.core.models.gpt.gpt_model import GPTModel  # noqa: E402
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region  # noqa: E402
@@ -38,6 +42,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig  # no
 from components.model.again import compute_again  # noqa: E402
 from components.model.head import use_tensor_cores  # noqa: E402
 from components.model.layers import GroupedExperts, LocalMoELayer, PackedAttention, PackedLayout, RMSNorm  # noqa: E402
+
+LOCAL: Mapping[str, Any] = {"moe_grouped_gemm": False}
 
 
 class LingModel(GPTModel):
@@ -151,9 +157,16 @@ class LingModel(GPTModel):
 
 
 def transformer_config(
-    spec: LingSpec, dtype: torch.dtype = torch.float32, cpu: bool = True, layout: Layout = UNDIVIDED
+    spec: LingSpec,
+    dtype: torch.dtype = torch.float32,
+    cpu: bool = True,
+    layout: Layout = UNDIVIDED,
+    settings: Mapping[str, Any] = LOCAL,
 ) -> TransformerConfig:
-    """Megatron's configuration of a spec: dropless routing, no auxiliary loss (the expert bias balances the load)."""
+    """Megatron's configuration of a spec: dropless routing, no auxiliary loss (the expert bias balances the load).
+
+    settings: what the kernels want (components.model.transformer_engine).
+    """
     dense = spec.first_k_dense_replace
     config = TransformerConfig(
         tensor_model_parallel_size=layout.tensor,
@@ -186,7 +199,6 @@ def transformer_config(
         moe_enable_routing_replay=True,  # costs nothing until experts are given
         moe_shared_expert_intermediate_size=spec.moe_intermediate_size * spec.num_shared_experts or None,
         moe_token_dispatcher_type="allgather" if cpu else "alltoall",
-        moe_grouped_gemm=False,
         add_bias_linear=False,
         gated_linear_unit=True,
         activation_func=F.silu,
@@ -208,6 +220,7 @@ def transformer_config(
         gradient_accumulation_fusion=False,
         persist_layer_norm=False,
         mtp_num_layers=spec.num_nextn_predict_layers or None,
+        **settings,
     )
     # Micro-batches have as many tokens as their documents. Set afterwards, because megatron refuses it together with
     # the allgather dispatcher, which needs equal lengths among ranks that share experts: the learner pads those.
@@ -215,7 +228,11 @@ def transformer_config(
     return config
 
 
-def _layer_spec(spec: LingSpec, layer: int) -> ModuleSpec:
+def _layer_spec(spec: LingSpec, layer: int, fused: bool = False) -> ModuleSpec:
+    if fused:
+        from components.model.transformer_engine import layer_spec as fused_layer_spec
+
+        return fused_layer_spec(spec, layer)
     layer_spec = get_gpt_layer_local_spec(
         num_experts=None if spec.is_dense(layer) else spec.num_experts, qk_layernorm=True, normalization="RMSNorm"
     )
@@ -232,12 +249,12 @@ def _layer_spec(spec: LingSpec, layer: int) -> ModuleSpec:
     return layer_spec
 
 
-def _mtp_spec(spec: LingSpec) -> MultiTokenPredictionBlockSubmodules | None:
+def _mtp_spec(spec: LingSpec, norm: Any, fused: bool = False) -> MultiTokenPredictionBlockSubmodules | None:
     """The MTP layer (DeepSeek-V3, arXiv 2412.19437, 2.2), behind the final norm as in megatron-core and Ling 2.0."""
     if not spec.num_nextn_predict_layers:
         return None
-    layer = get_mtp_layer_spec(_layer_spec(spec, spec.num_hidden_layers), use_transformer_engine=False)
-    layer.submodules.enorm = layer.submodules.hnorm = layer.submodules.layer_norm = RMSNorm
+    layer = get_mtp_layer_spec(_layer_spec(spec, spec.num_hidden_layers, fused), use_transformer_engine=fused)
+    layer.submodules.enorm = layer.submodules.hnorm = layer.submodules.layer_norm = norm
     return MultiTokenPredictionBlockSubmodules(layer_specs=[layer])
 
 
@@ -291,6 +308,8 @@ def build_model(
     seed: int | None = None,
     layout: Layout = UNDIVIDED,
     recompute: bool = False,
+    fused: bool = False,
+    fp8: bool = False,
 ) -> LingModel:
     """A GPTModel of `spec` on `device`, or this rank's part of it.
 
@@ -298,28 +317,39 @@ def build_model(
         layout: how it is divided over the connected processes.
         recompute: layers keep their inputs only, and are computed again in the backward pass.
         seed: draws the weights; None leaves them to a checkpoint (they are undefined until loaded).
+        fused: layers of Transformer Engine. fp8: whose products are in FP8; `dtype` is bfloat16 then.
+
+    Raises:
+        BadInput: there is no Transformer Engine, or no FP8 on this GPU.
     """
     with warnings.catch_warnings():
         # Megatron's own deprecations, once per layer; nothing a user of ringflow could act on.
         warnings.simplefilter("ignore")
-        model = _build(spec, device, dtype, layout)
+        model = _build(spec, device, dtype, layout, fused or fp8, fp8)
     if recompute:
         for layer in transformer_layers(model):
-            compute_again(layer)
+            compute_again(layer, partial(get_fp8_context, model.config))
     if seed is not None:
         initialise(model, spec, seed)
     return model
 
 
-def _build(spec: LingSpec, device: str, dtype: torch.dtype, layout: Layout) -> LingModel:
+def _build(spec: LingSpec, device: str, dtype: torch.dtype, layout: Layout, fused: bool, fp8: bool) -> LingModel:
     ensure_parallel_state(layout)
-    config = transformer_config(spec, dtype, device == "cpu", layout)
+    settings, norm = LOCAL, RMSNorm
+    if fused:
+        from components.model import transformer_engine
+
+        transformer_engine.require(fp8)
+        settings = transformer_engine.SETTINGS | (transformer_engine.FP8_SETTINGS if fp8 else {})
+        norm = transformer_engine.norm()
+    config = transformer_config(spec, dtype, device == "cpu", layout, settings)
     place = layout.place(torch.distributed.get_rank())
     here = spec.num_hidden_layers // layout.pipeline
-    layers = [_layer_spec(spec, layer) for layer in range(place.pipeline * here, (place.pipeline + 1) * here)]
+    layers = [_layer_spec(spec, layer, fused) for layer in range(place.pipeline * here, (place.pipeline + 1) * here)]
     model = LingModel(
         config=config,
-        transformer_layer_spec=TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm),
+        transformer_layer_spec=TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm),
         vocab_size=spec.vocab_size,
         max_sequence_length=spec.max_position_embeddings,
         pre_process=place.pipeline == 0,
@@ -327,8 +357,12 @@ def _build(spec: LingSpec, device: str, dtype: torch.dtype, layout: Layout) -> L
         parallel_output=True,
         share_embeddings_and_output_weights=False,
         position_embedding_type="none",  # PackedAttention rotates: it knows where a document starts
-        mtp_block_spec=_mtp_spec(spec),
+        mtp_block_spec=_mtp_spec(spec, norm, fused),
     )
+    if fused:
+        for layer in transformer_layers(model):
+            if hasattr(layer.mlp, "experts"):
+                transformer_engine.own_expert_marks(layer.mlp.experts)
     model.spec, model.layout, model.place = spec, layout, place
     if model.post_process and layout.tensor > 1:
         # The hidden states were gathered before positions were chosen: the head gets the same rows on every rank.

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from components.failures import BadInput
 from components.model.accelerators import Cluster
 from components.model.layout import Layout
 from components.model.memory import (
@@ -112,6 +113,12 @@ def step_time(
 
     The MTP layer of a spec that has one is trained: where it rests, give the spec without it.
     """
+    if method.dtype not in cluster.accelerator.flops:
+        raise BadInput(
+            f"{cluster.accelerator.name} has no products in {method.dtype}",
+            where="execution.learner_dtype",
+            remedy="Set it to bfloat16",
+        )
     stages = {0, min(1, layout.pipeline - 1), layout.pipeline - 1}  # the others are like the second
     own = max((rank_parameters(spec, layout, stage) for stage in stages), key=lambda own: own.total)
     speed = cluster.accelerator
@@ -180,7 +187,17 @@ def _products(spec: LingSpec, layout: Layout, method: Method, cluster: Cluster, 
     again = (int(method.recompute), int(method.head_rows is not None)) if train else (0, 0)
     passes = 3 if train else 1
     of_head = flops["float32" if method.width == 4 else "tfloat32"] * HEAD
-    return (passes + again[0]) * layers / (flops[method.dtype] * MATMUL) + (passes + again[1]) * head / of_head
+    # Attention and routers stay in bfloat16 where the rest is in FP8.
+    kept = _not_in_fp8(spec, length) / layout.pipeline if method.dtype == "fp8" else 0.0
+    of_layers = (layers - kept) / (flops[method.dtype] * MATMUL) + kept / (flops["bfloat16"] * MATMUL)
+    return (passes + again[0]) * of_layers + (passes + again[1]) * head / of_head
+
+
+def _not_in_fp8(spec: LingSpec, length: float) -> float:
+    """Operations of one token's forward pass in layers."""
+    layers = spec.num_hidden_layers + spec.num_nextn_predict_layers
+    attention = 2 * length * spec.num_attention_heads * spec.head_dim * layers
+    return attention + 2 * spec.num_experts * spec.hidden_size * (layers - spec.first_k_dense_replace)
 
 
 def _traffic(

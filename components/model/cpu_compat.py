@@ -1,7 +1,8 @@
 """What megatron-core needs without Transformer Engine, and without CUDA: the only monkey patching of the project.
 
 Everywhere:
-1. `moe_utils.te_general_gemm` is undefined without Transformer Engine: None selects the plain matrix product.
+1. `moe_utils.te_general_gemm` is undefined without Transformer Engine, and with it takes no CPU tensors: None selects
+   the plain matrix product where either is so.
 2. `jit_fuser` (torch.compile) is off: it compiles the router's token counter, a one-line addition, for 15 seconds.
 3. Sequence parallelism forks the CUDA random state around dropout: megatron's own tracker for inference, which forks
    nothing, is chosen, since there is no dropout.
@@ -45,7 +46,7 @@ def install() -> None:
         from megatron.core.tensor_parallel.random import initialize_rng_tracker
         from megatron.core.transformer.moe import moe_utils, router
 
-    if not hasattr(moe_utils, "te_general_gemm"):
+    if without_cuda or not hasattr(moe_utils, "te_general_gemm"):
         moe_utils.te_general_gemm = None
     compiled = router.TopKRouter._apply_expert_bias
     # The decorator ran before disable_jit_fuser when something imported the router first.

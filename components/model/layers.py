@@ -195,8 +195,8 @@ class GroupedExperts(MegatronModule):
         return kernels.GroupedFfnFunction.apply(grouped, probs, self.fc1, self.fc2, ends), None
 
 
-class LocalMoELayer(MoELayer):
-    """Megatron's MoE layer; with all experts on this rank without its dispatcher, by one fused expert kernel.
+class PaddedMoELayer(MoELayer):
+    """Megatron's MoE layer over a stream that may be filled up.
 
     padding: tokens at the end of this rank's share that fill the stream up; they are routed like others, since ranks
     that share experts exchange equal numbers of rows, but no expert's load counts them.
@@ -210,6 +210,10 @@ class LocalMoELayer(MoELayer):
             # The mask megatron-core 0.16.1 takes for this does not broadcast ([tokens, experts] & [tokens]).
             self.router.local_tokens_per_expert -= chosen[-self.padding :].sum(0)
         return probs, chosen
+
+
+class LocalMoELayer(PaddedMoELayer):
+    """With all experts on this rank without a dispatcher, by one fused expert kernel."""
 
     def forward(self, hidden_states: Tensor, intermediate_tensors=None, padding_mask=None) -> tuple[Tensor, None]:
         """[length, 1, hidden] -> the same shape, no bias."""

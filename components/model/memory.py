@@ -23,7 +23,8 @@ FRAGMENTATION = 0.05
 class Method:
     """How learners train and engines are divided.
 
-    dtype: of weights and activations; gradients and the LM head are float32. distributed: moments, and where weights
+    dtype: of weights and activations; gradients and the LM head are float32; `fp8` is bfloat16 with products in FP8.
+    fused: Transformer Engine's layers. distributed: moments, and where weights
     are not float32 their float32 copy, are divided over the ranks with the same parameters. recompute: whole layers, so
     that only their inputs are kept. head_rows: positions whose logits exist together; None for all of a micro-batch.
     micro_batch: tokens, if no row is longer. engine_memory: share of a GPU that an engine fills; None for the default.
@@ -41,6 +42,7 @@ class Method:
     engine_tensor: int = 8
     engine_pipeline: int = 1
     nodes_store: bool = False
+    fused: bool = False
 
     @property
     def width(self) -> int:
@@ -62,6 +64,7 @@ def today(execution: ExecutionConfig) -> Method:
         execution.logit_rows,
         execution.micro_batch_tokens,
         execution.engine_memory,
+        fused=execution.fused,
     )
 
 
@@ -140,8 +143,12 @@ class Memory:
         return used + self.working + self.kv_cache + self.buffers
 
 
-def layer_activations(spec: LingSpec, dense: bool, width: int) -> float:
-    """Bytes that one layer saves for its backward pass, per token; divided evenly over tensor and context ranks."""
+def layer_activations(spec: LingSpec, dense: bool, width: int, fused: bool = False) -> float:
+    """Bytes that one layer saves for its backward pass, per token; divided evenly over tensor and context ranks.
+
+    fused: what megatron-core saves of Transformer Engine's experts is added (both factors, their product, and that with
+    the router's weight); what its norms and attention do without is not taken off, so this is an upper bound.
+    """
     queries, keys = spec.num_attention_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
     # Results of the norms before scaling (layers', queries', keys'), float32; scales of norms, log-sums of softmax.
     always = 4 * (2 * spec.hidden_size + queries + keys)
@@ -151,7 +158,7 @@ def layer_activations(spec: LingSpec, dense: bool, width: int) -> float:
     if dense:
         return width * (values + 5 * spec.intermediate_size) + always
     values += 5 * spec.moe_intermediate_size * spec.num_shared_experts
-    values += spec.num_experts_per_tok * (spec.hidden_size + 4 * spec.moe_intermediate_size)
+    values += spec.num_experts_per_tok * (spec.hidden_size + (6 if fused else 4) * spec.moe_intermediate_size)
     router = 6 * spec.num_experts + 56 * spec.num_experts_per_tok  # scores and two masks; indices are int64
     return width * values + always + router
 
@@ -197,7 +204,7 @@ def learner_memory(
     tokens = micro_batch / (layout.tensor * layout.context)
     dense_layers = _dense_layers(spec, stage, here - ahead)
     scores = attention_scores(spec, method.width, micro_batch if length is None else length)
-    dense, sparse = (layer_activations(spec, dense, method.width) + scores for dense in (True, False))
+    dense, sparse = (layer_activations(spec, dense, method.width, method.fused) + scores for dense in (True, False))
     layers = dense_layers * dense + (here - dense_layers) * sparse
     widest = max(dense if dense_layers else 0.0, sparse if here > dense_layers else 0.0)
     waiting = min(layout.pipeline - stage, micro_batches)
@@ -214,6 +221,11 @@ def learner_memory(
         rows = everyone if method.head_rows is None else min(everyone, method.head_rows)
         # Of several parts, the head's gradient from those that are done waits for the others.
         working = max(working, 16.0 * rows * spec.vocab_size / layout.tensor + 4.0 * own.head * (rows < everyone))
+    if method.dtype == "fp8":
+        # Weights of products in e4m3, for the forward and for the backward pass, from one to the other: of every layer,
+        # or of the one that is computed again. Activations are counted as bfloat16, though products keep theirs in FP8.
+        table = spec.vocab_size * spec.hidden_size / layout.tensor if stage == 0 else 0.0
+        working += 2.0 * (own.total - own.head - table) / (here if method.recompute else 1)
     largest = 4.0 * spec.vocab_size * spec.hidden_size  # weight exchange puts one tensor together at a time
     weights, gradients = weight_bytes(own.total, own.head, method.width), 4.0 * own.total
     copies = 0 if method.width == 4 else 4

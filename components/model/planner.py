@@ -27,6 +27,7 @@ from components.model.memory import (
     rank_parameters,
     weight_bytes,
 )
+from components.model.precision import check_shapes
 from components.model.spec import LingSpec, spec_for
 from components.recipe.recipe import Recipe
 from components.recipe.training import PretrainConfig
@@ -193,7 +194,7 @@ def _plans(recipe: Recipe, spec: LingSpec, loads: list[Load], cluster: Cluster, 
     shares: list[tuple[Placement, int, int]] = [("colocated", everyone, everyone)]
     shares += [("disaggregated", everyone * n // 4, everyone - everyone * n // 4) for n in (1, 2, 3)]
     for placement, learners, drawing in shares:
-        layouts = list(_layouts(spec, learners, cluster.accelerator.per_node)) if learners else []
+        layouts = list(_layouts(spec, learners, cluster.accelerator.per_node, method.dtype)) if learners else []
         engine_layouts = list(_engine_layouts(spec, drawing, method)) if drawing else []
         if not layouts or not engine_layouts:
             continue
@@ -268,7 +269,7 @@ def _drawn(recipe, spec, load, cluster, layout, engines, memory) -> tuple[Decodi
     return drawn, load.generated / (drawn.tokens_per_second * engines)
 
 
-def _layouts(spec: LingSpec, learners: int, per_node: int) -> Iterator[Layout]:
+def _layouts(spec: LingSpec, learners: int, per_node: int, dtype: str) -> Iterator[Layout]:
     """Every layout of `learners` ranks that the model can be divided by, tensor parallel inside a node."""
     for tensor in _divisors(learners, per_node):
         for context in _divisors(learners // tensor, per_node):
@@ -277,6 +278,7 @@ def _layouts(spec: LingSpec, learners: int, per_node: int) -> Iterator[Layout]:
                     layout = Layout(learners, tensor, context, pipeline, expert)
                     try:
                         layout.check(spec)
+                        check_shapes(spec, layout, dtype)
                     except BadInput:
                         continue
                     yield layout

@@ -6,7 +6,8 @@ Checkpoints, weight exchange and export all speak of HF names and of blocks insi
 layout that wrote them. Four differences to megatron: HF fuses attention as [all Q | all K | all V] where megatron
 interleaves per key-value group (Ling-V2 tools/convert_dcp_to_safetensors.py `transform_qkv_weight`); HF keeps gate and
 up projections apart; HF keeps one tensor per expert where GroupedExperts stacks them; tensor parallel ranks hold rows
-or columns. Each of them is a strided view of the parameter: nothing is copied to describe it.
+or columns. Each of them is a strided view of the parameter: nothing is copied to describe it. Of Transformer
+Engine's layers a norm may lie in the linear after it, and every expert is a parameter of its own.
 """
 
 from __future__ import annotations
@@ -122,24 +123,24 @@ def pieces(model: LingModel, spec: LingSpec, values: Values = lambda tensor: ten
     def layer_pieces(layer: Any) -> Iterator[Piece]:
         index = layer.layer_number - 1
         prefix, attention, mlp = f"model.layers.{index}", layer.self_attention, layer.mlp
-        yield from whole(f"{prefix}.input_layernorm.weight", layer.input_layernorm.weight)
+        yield from whole(f"{prefix}.input_layernorm.weight", norm_before(attention.linear_qkv, layer.input_layernorm))
         yield from fused(f"{prefix}.attention.query_key_value.weight", attention.linear_qkv.weight)
         yield from whole(f"{prefix}.attention.query_layernorm.weight", attention.q_layernorm.weight)
         yield from whole(f"{prefix}.attention.key_layernorm.weight", attention.k_layernorm.weight)
         yield from split(f"{prefix}.attention.dense.weight", attention.linear_proj.weight, 1)
-        yield from whole(f"{prefix}.post_attention_layernorm.weight", layer.pre_mlp_layernorm.weight)
+        second_norm = norm_before(getattr(mlp, "linear_fc1", None), layer.pre_mlp_layernorm)
+        yield from whole(f"{prefix}.post_attention_layernorm.weight", second_norm)
         if spec.is_dense(index):
             yield from ffn(f"{prefix}.mlp", mlp.linear_fc1.weight, mlp.linear_fc2.weight)
             return
         yield from whole(f"{prefix}.mlp.gate.weight", mlp.router.weight)
         yield from whole(f"{prefix}.mlp.gate.expert_bias", mlp.router.expert_bias)
-        first, second = values(mlp.experts.fc1), values(mlp.experts.fc2)
-        if first is not None and second is not None:
-            stage = layout.world // layout.pipeline
-            same = (_in_stage(layout, place) // layout.expert, stage // layout.expert)
-            for here in range(first.shape[0]):
-                expert = place.expert * first.shape[0] + here
-                yield from gated(f"{prefix}.mlp.experts.{expert}", first[here], second[here], 0, same)
+        held = list(expert_matrices(mlp.experts, values))
+        same = (_in_stage(layout, place) // layout.expert, layout.world // layout.pipeline // layout.expert)
+        for here, (first, second) in enumerate(held):
+            if first is not None and second is not None:
+                expert = place.expert * len(held) + here
+                yield from gated(f"{prefix}.mlp.experts.{expert}", first, second, 0, same)
         if spec.num_shared_experts:
             shared = mlp.shared_experts
             yield from ffn(f"{prefix}.mlp.shared_experts", shared.linear_fc1.weight, shared.linear_fc2.weight)
@@ -158,6 +159,24 @@ def pieces(model: LingModel, spec: LingSpec, values: Values = lambda tensor: ten
             yield from whole(f"{spec.mtp_prefix}{norm}.weight", getattr(ahead, norm).weight)
         yield from split(f"{spec.mtp_prefix}eh_proj.weight", ahead.eh_proj.weight, 0)
         yield from layer_pieces(ahead.transformer_layer)
+
+
+def norm_before(linear: Any, norm: Any) -> Tensor:
+    """The weight of the norm before a linear: Transformer Engine keeps it in the linear."""
+    inside = getattr(linear, "layer_norm_weight", None)
+    return norm.weight if inside is None else inside
+
+
+def expert_matrices(experts: Any, values: Values) -> Iterator[tuple[Tensor | None, Tensor | None]]:
+    """(fc1 [2 * ffn, hidden], fc2 [hidden, ffn]) of every expert of this rank, as `values` gives them: from two stacks,
+    or, of Transformer Engine, from matrices named by number."""
+    if hasattr(experts, "fc1"):
+        first, second = values(experts.fc1), values(experts.fc2)
+        if first is not None and second is not None:
+            yield from zip(first, second, strict=True)
+        return
+    for number in range(experts.num_local_experts):
+        yield tuple(values(getattr(linear, f"weight{number}")) for linear in (experts.linear_fc1, experts.linear_fc2))
 
 
 def owned(found: Iterator[Piece]) -> list[Piece]:

@@ -47,10 +47,13 @@ class ExecutionConfig(StrictModel):
         description="Learners with the same parameters each keep a part of their moments (and of the float32 copies of "
         "weights that are not float32), and step that",
     )
-    learner_dtype: Literal["float32", "bfloat16"] = Field(
+    learner_dtype: Literal["float32", "bfloat16", "fp8"] = Field(
         default="float32",
         description="Of weights, activations and products in training; bfloat16 keeps a float32 copy of the weights, "
-        "float32 gradients and a float32 LM head",
+        "float32 gradients and a float32 LM head; fp8 is bfloat16 with products of layers in blocks of e4m3",
+    )
+    kernels: Literal["local", "transformer_engine"] = Field(
+        default="local", description="Whose layers learners run: torch's, or NVIDIA's on GPUs, which fp8 needs"
     )
     micro_batch_tokens: int = Field(
         default=2048, ge=1, description="Tokens of one forward and backward pass of a replica, if its rows are shorter"
@@ -103,12 +106,45 @@ class ExecutionConfig(StrictModel):
         engines = self.engines * self.engine_tensor_parallel
         return max(self.learners, engines) if self.shares_gpus else self.learners + engines
 
+    @property
+    def weight_dtype(self) -> str:
+        """Of learners' weights and activations."""
+        return "bfloat16" if self.learner_dtype == "fp8" else self.learner_dtype
+
+    @property
+    def fused(self) -> bool:
+        """Learners run the layers of Transformer Engine."""
+        return self.kernels == "transformer_engine"
+
     def check_devices(self) -> None:
-        """Raises BadInput when learners and engines shall share GPUs and do not stand on equally many."""
+        """Raises BadInput when learners and engines shall share GPUs and do not stand on equally many, or learners
+        shall run kernels that their devices do not have."""
+        self.check_kernels()
         engines, width = self.engines, self.engine_tensor_parallel
         if self.shares_gpus and self.learners != engines * width:
             raise BadInput(
                 f"{self.learners} learners and {engines} engines of {width} GPUs cannot stand on the same GPUs",
                 where="execution.learners",
                 remedy="Set learners to engines x engine_tensor_parallel, or placement to disaggregated",
+            )
+
+    def check_kernels(self) -> None:
+        """Raises BadInput where `kernels`, `learner_dtype` and `device` do not go together."""
+        if self.learner_dtype == "fp8" and not self.fused:
+            raise BadInput(
+                "FP8 products are Transformer Engine's",
+                where="execution.kernels",
+                remedy="Set it to transformer_engine, or execution.learner_dtype to bfloat16",
+            )
+        if self.fused and self.device != "cuda":
+            raise BadInput(
+                "Transformer Engine runs on NVIDIA GPUs alone",
+                where="execution.kernels",
+                remedy="Set it to local, or execution.device to cuda",
+            )
+        if self.fused and self.learner_dtype == "float32":
+            raise BadInput(
+                "Transformer Engine's fused attention takes 16 bits",
+                where="execution.learner_dtype",
+                remedy="Set it to bfloat16 or fp8, or execution.kernels to local",
             )

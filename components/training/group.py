@@ -21,6 +21,7 @@ from components.artifacts.objects import moved
 from components.artifacts.spent import spent_on
 from components.failures import Diverged, IntegrityError
 from components.model.layout import UNDIVIDED, Layout
+from components.model.precision import check_shapes
 from components.model.spec import spec_for
 from components.model.wire import WeightShards
 from components.recipe.execution import ExecutionConfig
@@ -43,7 +44,7 @@ def learner_key(model: ModelConfig, execution: ExecutionConfig) -> Hashable:
     """What decides whether running learners fit a stage: never the weights they hold."""
     layout = (Layout.of(execution), execution.distributed_optimiser, execution.threads, execution.placement)
     method = (execution.learner_dtype, execution.micro_batch_tokens, execution.recompute, execution.logit_rows)
-    return ("learner", model.model_dump_json(), execution.device, layout, method)
+    return ("learner", model.model_dump_json(), execution.device, execution.kernels, layout, method)
 
 
 def borrow_learners(model: ModelConfig, execution: ExecutionConfig) -> AbstractContextManager[LearnerGroup]:
@@ -79,6 +80,8 @@ class LearnerGroup:
         self.execution, self.in_process = execution, in_process
         self.layout = Layout.of(execution)
         self.layout.check(spec_for(model))
+        execution.check_kernels()
+        check_shapes(spec_for(model), self.layout, execution.learner_dtype)
         self.world = self.layout.world
         self._local: Learner | None = None
         self._workers: Any = None

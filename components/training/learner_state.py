@@ -21,6 +21,7 @@ from components.model.architecture import check_architecture
 from components.model.builder import build_model, expert_biases, initialise, routers
 from components.model.hf import hf_state, load_hf_state, read_hf_directory, write_divided, write_hf_directory
 from components.model.layout import Layout
+from components.model.precision import FP8_ROWS, check_shapes
 from components.model.shards import joined, owned, pieces, served
 from components.model.spec import LingSpec, spec_for
 from components.model.tokenizer import load_tokenizer
@@ -59,7 +60,10 @@ class LearnerState:
             torch.set_num_threads(execution.threads)
         self.spec: LingSpec = spec_for(model)
         layout.check(self.spec)
-        self.ranks = Ranks(layout, rank, self.device, execution.distributed_optimiser)
+        execution.check_kernels()
+        check_shapes(self.spec, layout, execution.learner_dtype)
+        rows = FP8_ROWS if execution.learner_dtype == "fp8" else 1
+        self.ranks = Ranks(layout, rank, self.device, execution.distributed_optimiser, rows)
         torch.manual_seed(seed)
         self.model = None
         self.optimiser: FlatAdamW | None = None
@@ -286,8 +290,15 @@ class LearnerState:
         self.optimiser, self._trains_reward, self.reward = None, False, None
         if self.model is None:
             execution = self.execution
-            dtype = getattr(torch, execution.learner_dtype)
-            self.model = build_model(self.spec, self.device, dtype, layout=self.layout, recompute=execution.recompute)
+            self.model = build_model(
+                self.spec,
+                self.device,
+                getattr(torch, execution.weight_dtype),
+                layout=self.layout,
+                recompute=execution.recompute,
+                fused=execution.fused,
+                fp8=execution.learner_dtype == "fp8",
+            )
             self.model.logit_rows = execution.logit_rows
         for parameter in self.model.parameters():
             parameter.grad = None

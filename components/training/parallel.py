@@ -44,10 +44,13 @@ class Ranks:
     Args:
         layout, rank: this rank's place; the process groups of the layout exist once a model was built.
         distributed_optimiser: whether ranks with the same parameters each step a stretch of them.
+        rows: the tokens that a rank multiplies at once come to a multiple of it (FP8).
     """
 
-    def __init__(self, layout: Layout, rank: int, device: str, distributed_optimiser: bool = False) -> None:
-        self.layout, self.rank, self.device = layout, rank, device
+    def __init__(
+        self, layout: Layout, rank: int, device: str, distributed_optimiser: bool = False, rows: int = 1
+    ) -> None:
+        self.layout, self.rank, self.device, self.rows = layout, rank, device, rows
         self.distributed_optimiser = distributed_optimiser
         self.speaks = layout.speaks(rank)
 
@@ -153,7 +156,7 @@ class Ranks:
     def align(self, batches: list[MicroBatch]) -> list[MicroBatch]:
         """Streams of lengths that divide evenly; as many, and as long, on all ranks that share experts."""
         layout = self.layout
-        unit = layout.tensor * layout.context
+        unit = layout.tensor * layout.context * self.rows
         sizes = [len(batch.tokens) for batch in batches]
         if layout.expert > 1:
             everyone: list[Any] = [None] * layout.world

@@ -250,11 +250,11 @@ def fill(model: LingModel) -> None:
             parameter.data.normal_(0, 0.1)
 
 
-def _slice(dtype: str, recompute: bool, rows: int | None) -> Found:
+def _slice(dtype: str, recompute: bool, rows: int | None, kernels: str = "local") -> Found:
     """Peak memory against the memory model, and speed."""
     tokens = 4096 if dtype == "float32" else 8192
     settings = {"micro_batch_tokens": tokens, "recompute": recompute, "logit_rows": rows}
-    execution = ExecutionConfig(device="cuda", learner_dtype=dtype, **settings)
+    execution = ExecutionConfig(device="cuda", learner_dtype=dtype, kernels=kernels, **settings)
     learner = Learner(0, 1, MODEL, execution, seed=1)
     learner.spec = sliced()
     torch.cuda.reset_peak_memory_stats()
@@ -266,6 +266,7 @@ def _slice(dtype: str, recompute: bool, rows: int | None) -> Found:
     documents = [Sequence(rng.integers(10, 157_000, 2048), np.arange(2048) > 0) for _ in range(2 * tokens // 2048)]
     seconds = _timed(lambda: learner.train_tokens(documents, tokens), 4)
     peak = torch.cuda.max_memory_allocated()
+    dtype = f"{dtype}{' by Transformer Engine' if execution.fused else ''}"
     name = f"{dtype}{', recompute' if recompute else ''}{f', logits of {rows} rows' if rows else ''}"
     method = today(execution)
     expected = learner_memory(learner.spec, UNDIVIDED, method, 0, tokens, 2, 2048)
@@ -281,8 +282,8 @@ def _slice(dtype: str, recompute: bool, rows: int | None) -> Found:
     figures[f"{name}: useful operations"] = Figure.of([rate], "TFLOP/s")
     known = next((v for k, v in ACCELERATORS.items() if k in torch.cuda.get_device_name()), None)
     if known is not None:
-        share = 100 * rate * 1e12 / known.flops[dtype]
-        figures[f"{name}: of the {dtype} peak"] = Figure.of([share], "%")
+        share = 100 * rate * 1e12 / known.flops[method.dtype]
+        figures[f"{name}: of the {method.dtype} peak"] = Figure.of([share], "%")
         foretold = step_time(learner.spec, UNDIVIDED, method, Cluster(1, known), 2 * tokens, tokens, 2048).total
         figures[f"{name}: training by the cost model"] = Figure.of([2 * tokens / foretold], "tokens/s")
     return {

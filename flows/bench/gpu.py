@@ -16,14 +16,15 @@ from typing import Any
 from components.failures import BadInput
 from flows.bench import Bench, Check, Figure
 
-PARTS = ("learner", "engine", "released")
+PARTS = ("learner", "fused", "engine", "released")
 EXPORTS = ("bfloat16", "fp8", "int4")
 DEADLINE_S = 900.0
 
 
 def run(part: str = ",".join(PARTS), device: str = "cuda", model: str = "", exports: str = "") -> Bench:
-    """part: which of `learner`, `engine`, `released`, joined by commas. model: a Hugging Face directory of `nano`'s
-    shape for the engine's part. exports: a directory with `bfloat16`, `fp8`, `int4` of one model (`ringflow export`).
+    """part: which of `learner`, `fused` (MTP, Transformer Engine, FP8), `engine`, `released`, joined by commas.
+    model: a Hugging Face directory of `nano`'s shape for the engine's part. exports: a directory with `bfloat16`,
+    `fp8`, `int4` of one model (`ringflow export`).
 
     Raises:
         BadInput: no such part, no export for `released`, or no GPU.
@@ -103,12 +104,14 @@ def _work(writer: Any, name: str, device: str, model: str, export: Path | None) 
     try:
         if name == "learner":
             from flows.bench._gpu_learner import run as found
+        elif name == "fused":
+            from flows.bench._gpu_fused import run as found
         elif name == "engine":
             from flows.bench._gpu_engine import run as found
         else:
             from flows.bench._gpu_engine import released as found
-        arguments = {"learner": (device,), "engine": (device, model), "released": (device, str(export))}[name]
-        for each in found(*arguments):
+        given = {"engine": (model,), "released": (str(export),)}
+        for each in found(device, *given.get(name, ())):
             writer.send(each)
         writer.send(None)
     except Exception as error:

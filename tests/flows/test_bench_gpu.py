@@ -43,6 +43,14 @@ def test_a_learner_passes_on_the_cpu():
 
 
 @pytest.mark.engine
+def test_the_checks_of_fused_layers_pass_on_local_ones():
+    """Transformer Engine needs a GPU; the MTP layer's checks are the real ones."""
+    found = bench.measure("gpu", part="fused", device="cpu")["checks"]
+    assert len(found) == 11
+    assert [name for name, check in found.items() if not check["passed"]] == []
+
+
+@pytest.mark.engine
 def test_a_part_that_fails_is_a_failed_check_and_the_exit_code(tmp_path):
     (tmp_path / "fp8").mkdir()
     arguments = ["bench", "gpu", "-o", "device=cpu", "-o", "part=released", "-o", f"exports={tmp_path}"]

@@ -19,6 +19,7 @@ from components.model.memory import (
     extended,
     kv_bytes,
     learner_memory,
+    rank_parameters,
     today,
 )
 from components.model.planner import loads_of, plan, smallest
@@ -72,6 +73,65 @@ def test_todays_method_is_the_recipes_execution() -> None:
         assert made.learner.moments in [memory.moments for memory in fullest]
     assert divided.learner.moments < whole.learner.moments
     assert divided.seconds <= whole.seconds
+
+
+def test_fp8_halves_the_time_of_products_but_not_of_attention_and_head() -> None:
+    bfloat16 = Method("bfloat16", "bfloat16", fused=True)
+    fp8 = replace(bfloat16, dtype="fp8")
+    short, long = (
+        [step_time(MINI, UNDIVIDED, method, H100, 65_536, 65_536, length) for method in (bfloat16, fp8)]
+        for length in (1.0, 65_536.0)
+    )
+    head = 3 * 2 * MINI.vocab_size * MINI.hidden_size * 65_536 / (494.7e12 * 0.65)
+    layers = [time.compute - head for time in short]
+    assert 0.5 < layers[1] / layers[0] < 0.52
+    assert 0.85 < long[1].compute / long[0].compute < 1  # attention of 64K tokens
+    with pytest.raises(BadInput, match=r"A100 has no products in fp8"):
+        step_time(MINI, UNDIVIDED, fp8, parse_cluster("8xA100"), 65_536, 65_536, 2048)
+
+
+def test_fp8_keeps_the_rounded_weights_of_a_micro_batch() -> None:
+    bfloat16 = Method("bfloat16", "bfloat16", fused=True, head_rows=1024)
+    own = rank_parameters(MINI, UNDIVIDED, 0)
+    products = own.total - 2 * own.head
+    for recompute, layers in ((False, 1), (True, MINI.num_hidden_layers)):
+        before, after = (
+            learner_memory(MINI, UNDIVIDED, replace(bfloat16, dtype=dtype, recompute=recompute), 0, 4096, 2)
+            for dtype in ("bfloat16", "fp8")
+        )
+        assert after.working - before.working == pytest.approx(2 * products / layers)
+        assert replace(after, working=0, buffers=0) == replace(before, working=0, buffers=0)
+
+
+def test_a_plan_knows_kernels_and_fp8() -> None:
+    settings = ("execution.kernels=transformer_engine", "execution.learner_dtype=fp8")
+    tuned = recipe("ring-mini-2.0", *settings)
+    method = today(tuned.execution)
+    assert (method.dtype, method.fused, method.width) == ("fp8", True, 2)
+    made, plain = (
+        plan(tuned, H100, method),
+        plan(recipe("ring-mini-2.0"), H100, today(recipe("ring-mini-2.0").execution)),
+    )
+    assert made.fits
+    assert made.times[0].update.compute < plain.times[0].update.compute
+    assert made.exchange_bytes == plain.exchange_bytes  # weights are bfloat16
+
+
+def test_an_mtp_layer_is_planned_where_it_is_trained() -> None:
+    sft = ("model.mtp_layers=1", "sft.mtp_loss_weight=0.1")
+    made = {kind: plan(text, H100, today(text.execution)) for kind, text in (
+        ("none", recipe("ring-mini-2.0")), ("rests", recipe("ring-mini-2.0", sft[0])),
+        ("trains", recipe("ring-mini-2.0", *sft)),
+    )}  # fmt: skip
+    steps = {kind: {time.load.name: time.update.compute for time in each.times} for kind, each in made.items()}
+    assert steps["rests"] == steps["none"]
+    assert steps["trains"]["sft"] > 1.05 * steps["none"]["sft"]
+    assert steps["trains"]["rlvr-1"] == steps["none"]["rlvr-1"]
+    extra = MINI.model_copy(update={"num_nextn_predict_layers": 1}).mtp_parameters()
+    assert made["rests"].checkpoint_bytes - made["none"].checkpoint_bytes == 4 * extra
+    assert made["rests"].exchange_bytes == made["none"].exchange_bytes
+    assert made["none"].learner.weights < made["rests"].learner.weights == made["trains"].learner.weights
+    assert {each.layout.pipeline for each in (made["rests"], made["trains"])} == {1}
 
 
 def test_rows_longer_than_a_micro_batch_are_one_and_pairs_stay_together() -> None:
