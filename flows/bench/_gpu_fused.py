@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from components.artifacts.folder import Folder
+from components.artifacts.manifest import entries_of
 from components.model.shards import joined, pieces
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.recipe.training import OptimiserConfig
+from components.training.blocks import write_index
 from components.training.learner import Learner
 from components.training.types import Sequence
 from flows.bench import Check
@@ -149,10 +153,11 @@ def _state(name: str, learner: Learner, device: str, documents: list[Sequence]) 
             learner.train_tokens(documents, 512)
         held = _flat(learner.logprobs(documents))
         learner.write_hf(f"{place}/export", "nano")
-        learner.save_resume(f"{place}/resume")
+        point = Path(place, "resume")
+        write_index(point, [learner.save_resume(Folder.local(point))])
         onward = learner.train_tokens(documents, 512)
         other = _learner(device, learner_dtype="bfloat16")
-        other.load_resume(f"{place}/resume")
+        other.load_resume(Folder.local(point, entries_of(point)))
         taken = other.train_tokens(documents, 512)
         learner.load_hf(f"{place}/export")
         loaded = _flat(learner.logprobs(documents))
