@@ -14,6 +14,7 @@ from components.artifacts.lease import Lease
 from components.artifacts.ref import ArtifactRef
 from components.artifacts.resume import StoreResume
 from components.artifacts.spent import spent_on
+from components.artifacts.stored import Stored
 from components.recipe.execution import ExecutionConfig
 from components.telemetry.logs import Place, here
 from tasks.node import Node
@@ -100,6 +101,12 @@ class RunnerContext:
         self.reads.setdefault(ref.uri, set()).add(subpath.strip("/") or ".")
         with spent_on("S3"):
             return self._session.store.fetch(ref, subpath)
+
+    def locate(self, ref: ArtifactRef, subpath: str = "") -> Stored:
+        self.check()
+        self.reads.setdefault(ref.uri, set()).add(subpath.strip("/") or ".")
+        with spent_on("S3"):
+            return self._session.store.locate(ref, subpath.strip("/"))
 
     def earlier(self) -> ArtifactRef | None:
         loaded = self._session.loaded

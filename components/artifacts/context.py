@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from components.artifacts.folder import Folder
 from components.artifacts.ref import ArtifactRef, ModelContract
+from components.artifacts.stored import Stored
 from components.recipe.execution import ExecutionConfig
 
 
@@ -67,6 +68,9 @@ class StageContext(Protocol):
 
     def fetch(self, ref: ArtifactRef, subpath: str = "") -> Path:
         """A local copy of the artifact, or of one file or folder in it, sizes and sha256 verified."""
+
+    def locate(self, ref: ArtifactRef, subpath: str = "") -> Stored:
+        """The same where it lies, for ranks on other hosts that read for themselves what they need of it."""
 
     def earlier(self) -> ArtifactRef | None:
         """The previous version of what this stage makes, by the same recipe; for comparison, never for the result."""

@@ -19,6 +19,7 @@ from components.artifacts.digest import digest_json, file_sha256, tree
 from components.artifacts.folder import Folder
 from components.artifacts.manifest import FileEntry
 from components.artifacts.ref import ArtifactRef
+from components.artifacts.stored import Stored
 from components.failures import BadInput, IntegrityError
 from components.recipe.execution import ExecutionConfig
 
@@ -138,6 +139,9 @@ class LocalContext:
         if not path.exists():
             raise BadInput(f"no such file in the artifact: {subpath or '.'}", where=ref.uri)
         return path
+
+    def locate(self, ref: ArtifactRef, subpath: str = "") -> Stored:
+        return Stored.local(self.fetch(ref, subpath))
 
     def earlier(self) -> ArtifactRef | None:
         return self._previous

@@ -23,10 +23,12 @@ from components.artifacts import signature
 from components.artifacts.cache import Cache
 from components.artifacts.digest import bytes_sha256
 from components.artifacts.fingerprint import fingerprint_of
+from components.artifacts.folder import Folder
 from components.artifacts.lease import Lease
 from components.artifacts.manifest import FileEntry, Manifest, Provenance, entries_of
 from components.artifacts.objects import PRIVATE, open_objects
 from components.artifacts.ref import ArtifactKind, ArtifactRef, ModelContract
+from components.artifacts.stored import Stored, chunk_record
 from components.artifacts.verify import Report, verify_artifact
 from components.failures import BadInput, IntegrityError
 
@@ -124,6 +126,7 @@ class Store:
         entries = entries_of(directory)
         if not entries:
             raise BadInput("the stage produced no files", where=f"{lease.stage}: {directory}")
+        records = {**(records or {}), **chunk_record(directory, entries)}
         root = f"{lease.project}/{lease.stage}/{lease.fingerprint}"
         attempt = f"{lease.token:06d}-{uuid.uuid4().hex[:12]}"
         prefix = f"{root}/attempts/{attempt}"
@@ -138,11 +141,11 @@ class Store:
             provenance=provenance,
             records=tuple(
                 FileEntry(path=name, size=len(data), sha256=bytes_sha256(data))
-                for name, data in sorted((records or {}).items())
+                for name, data in sorted(records.items())
             ),
         )
         self.upload(directory, entries, f"{prefix}/files", lease)
-        for name, content in (records or {}).items():
+        for name, content in records.items():
             if not self.objects.create(f"{prefix}/records/{name}", content):
                 raise IntegrityError(f"{self.url}/{prefix}/records/{name} exists already with other content")
         data = manifest.to_bytes()
@@ -210,6 +213,14 @@ class Store:
             base = Path(destination)
             self._cache.copy(prefix, entries, base)
         return base / subpath.strip("/") if subpath.strip("/") else base
+
+    def locate(self, ref: ArtifactRef, subpath: str = "") -> Stored:
+        """The artifact, or a folder in it, where it lies: for processes that read what they need of it themselves."""
+        manifest, key = self.read_manifest(ref), self.key(ref.uri)
+        manifest.below(subpath)
+        files = [entry.model_copy(update={"path": f"files/{entry.path}"}) for entry in manifest.files]
+        files += [entry.model_copy(update={"path": f"records/{entry.path}"}) for entry in manifest.records]
+        return Stored(Folder.of(self.objects, key, files), f"files/{subpath}".rstrip("/"))
 
     def read_manifest(self, ref: ArtifactRef) -> Manifest:
         """The artifact's manifest, its digest compared with the reference's."""

@@ -12,7 +12,7 @@ among the others, as inclusionAI's base models have them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -281,24 +281,36 @@ def read_hf_directory(directory: Path, mtp: bool = True) -> tuple[LingSpec, Iter
     spec = spec if mtp else spec.without_mtp()
     quantised = quantisation(directory / "config.json")
     index = directory / INDEX
+    weight_map: dict[str, str] | None = None
     if index.is_file():
         try:
-            weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
+            weight_map = json.loads(index.read_text())["weight_map"]
         except (json.JSONDecodeError, KeyError) as error:
             raise BadInput(f"not a safetensors index: {error}", where=str(index)) from error
-        files = sorted(set(weight_map.values()))
-    else:
-        found = sorted(path.name for path in directory.glob("*.safetensors") if path.name != "head.safetensors")
-        files = [name for name in found if not name.startswith(MTP_FILE)]
-    if spec.num_nextn_predict_layers:
-        files += sorted({path.name for path in directory.glob(f"{MTP_FILE}*.safetensors")} - set(files))
-    if not files:
-        raise BadInput("no *.safetensors", where=str(directory), remedy="Only safetensors checkpoints are read")
-    for name in files:
-        if not (directory / name).is_file():
-            raise BadInput("the shard is listed in the index but absent", where=str(directory / name))
+    there = [path.name for path in directory.iterdir() if path.is_file()]
+    files = shard_files(there, weight_map, spec, str(directory))
     tensors = _read_shards(directory, files, spec)
     return spec, tensors if quantised is None else _DEQUANTISERS[quantised](tensors, str(directory))
+
+
+def shard_files(there: Collection[str], weight_map: Mapping[str, str] | None, spec: LingSpec, where: str) -> list[str]:
+    """The files of a directory that hold the weights.
+
+    there: names of its files. weight_map: of its index, if it has one. Raises BadInput when one is absent.
+    """
+    weights = sorted(name for name in there if name.endswith(".safetensors"))
+    if weight_map is not None:
+        files = sorted(set(weight_map.values()))
+    else:
+        files = [name for name in weights if name != "head.safetensors" and not name.startswith(MTP_FILE)]
+    if spec.num_nextn_predict_layers:
+        files += [name for name in weights if name.startswith(MTP_FILE) and name not in files]
+    if not files:
+        raise BadInput("no *.safetensors", where=where, remedy="Only safetensors checkpoints are read")
+    for name in files:
+        if name not in there:
+            raise BadInput("the shard is listed in the index but absent", where=f"{where}/{name}")
+    return files
 
 
 def _read_shards(directory: Path, files: list[str], spec: LingSpec) -> Iterator[tuple[str, Tensor]]:

@@ -29,7 +29,7 @@ class Method:
     that only their inputs are kept. head_rows: positions whose logits exist together; None for all of a micro-batch.
     micro_batch: tokens, if no row is longer. engine_memory: share of a GPU that an engine fills; None for the default.
     engine_tensor, engine_pipeline: the most devices that an engine's matrices and its layers are divided over.
-    nodes_store: every node sends its own part of a checkpoint to the store.
+    nodes_store: every node sends its own part of a stage's weights to the store, as it does of resume points.
     """
 
     name: str
@@ -69,7 +69,7 @@ def today(execution: ExecutionConfig) -> Method:
 
 
 def extended(execution: ExecutionConfig) -> Method:
-    """The same with what is not written: engines over several nodes, checkpoints stored by every node."""
+    """The same with what is not written: engines over several nodes, weights stored by every node."""
     return replace(today(execution), name="extended", engine_pipeline=16, nodes_store=True)
 
 

@@ -124,7 +124,7 @@ class _Made:
             self.start_s,
             self.plan.layout.data,
             section.checkpoint_every,
-            self.plan.resume_bytes / self.writing,
+            self.plan.resume_bytes / self.reading,  # every node sends and reads its own part
             self.plan.resume_bytes / self.reading,
         )
 

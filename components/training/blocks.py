@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from components.artifacts.chunks import CHUNK_BYTES
 from components.artifacts.folder import Folder
@@ -100,39 +96,3 @@ def _other(place: Folder) -> BadInput:
         where=f"{place}/{INDEX}",
         remedy="Start the stage afresh with --force STAGE",
     )
-
-
-class Rows:
-    """Whole rows of a stored block on their way into a piece. start, stop: their bytes in the block.
-
-    Of a block that was cut by columns a rank needs a little of each row: reading rows whole is one request for many.
-
-    Args:
-        target: where the values go. there: their place in the block, of `sizes`.
-    """
-
-    def __init__(self, target: Tensor, there: tuple[slice, ...], sizes: Sequence[int]) -> None:
-        width = 4 * math.prod(sizes[1:])
-        self.start, self.stop = there[0].start * width, there[0].stop * width
-        self._missing, self._lock = self.stop - self.start, threading.Lock()
-        self._target, self._columns = target, there[1:]
-        whole = all(place == slice(0, size) for place, size in zip(there[1:], sizes[1:], strict=True))
-        self._rows = target
-        if not whole or not target.is_contiguous():
-            self._rows = torch.empty((there[0].stop - there[0].start, *sizes[1:]))
-
-    def take(self, start: int, data: memoryview) -> None:
-        """Bytes of the block from `start` on, of which some may belong to other rows."""
-        low, high = max(start, self.start), min(start + len(data), self.stop)
-        as_bytes(self._rows)[low - self.start : high - self.start] = data[low - start : high - start]
-        with self._lock:
-            self._missing -= high - low
-            complete = self._missing == 0
-        if complete and self._rows is not self._target:
-            self._target.copy_(self._rows[(slice(None), *self._columns)])
-            self._rows = self._target  # frees what is copied
-
-
-def as_bytes(values: Tensor) -> memoryview:
-    """A contiguous float32 tensor's own memory."""
-    return memoryview(values.numpy().reshape(-1)).cast("B") if values.numel() else memoryview(b"")

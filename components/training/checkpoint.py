@@ -24,8 +24,9 @@ from components.artifacts.chunks import Chunk, Traffic, chunk_digest, read_chunk
 from components.artifacts.folder import Folder
 from components.failures import BadInput
 from components.model.builder import LingModel
+from components.model.rows import Rows, as_bytes
 from components.model.shards import Piece, Values, owned, pieces
-from components.training.blocks import Block, Index, Rows, Written, as_bytes
+from components.training.blocks import Block, Index, Written
 from components.training.optimiser import FlatAdamW
 
 MOMENTS = ("master", "first", "second")

@@ -19,6 +19,7 @@ from components.artifacts.context import ResumePoint
 from components.artifacts.folder import Folder
 from components.artifacts.objects import moved
 from components.artifacts.spent import spent_on
+from components.artifacts.stored import Stored
 from components.failures import Diverged, IntegrityError
 from components.model.layout import UNDIVIDED, Layout
 from components.model.precision import check_shapes
@@ -111,11 +112,14 @@ class LearnerGroup:
     def initialise(self, seed: int | None = None) -> None:
         self._call("initialise", seed)
 
-    def load_hf(self, directory: str | Path) -> None:
-        self._call("load_hf", str(directory))
+    def load_hf(self, source: str | Path | Stored) -> None:
+        """source: of an artifact (`context.locate`) every rank reads what it needs; a directory is one that all see."""
+        with spent_on("S3"):
+            read = self._call("load_hf", source if isinstance(source, Stored) else str(source))
+        self._moved("read", [traffic.bytes for traffic in read])
 
-    def load_reward(self, directory: str | Path) -> None:
-        self._call("load_reward", str(directory))
+    def load_reward(self, stored: Stored) -> None:
+        self._call("load_reward", stored)
 
     def weights(self) -> Mapping[str, np.ndarray] | DeviceWeights:
         """HF name -> float32 array; from workers as shards that each of them shared, which engines read (WeightShards).

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from components.artifacts.chunks import Traffic
 from components.artifacts.folder import Folder
+from components.artifacts.stored import Stored
 from components.cluster.memory import resident_bytes
 from components.failures import BadInput, InfrastructureError, IntegrityError
 from components.model.architecture import check_architecture
 from components.model.builder import build_model, expert_biases, initialise, routers
 from components.model.hf import hf_state, load_hf_state, read_hf_directory, write_divided, write_hf_directory
+from components.model.hf_stored import load_stored, stored_spec
 from components.model.layout import Layout
 from components.model.precision import FP8_ROWS, check_shapes
 from components.model.shards import joined, owned, pieces, served
@@ -100,20 +102,26 @@ class LearnerState:
         self._reset()
         initialise(self.model, self.spec, self.seed if seed is None else seed)
 
-    def load_hf(self, directory: str | Path) -> None:
-        """Loads a Hugging Face directory. Forgets optimiser and reward head.
+    def load_hf(self, source: str | Path | Stored) -> Traffic:
+        """Loads a Hugging Face directory, of a stored one what this rank needs. Forgets optimiser and reward head.
+        Returns what was read from the store.
 
         Raises:
             BadInput: another architecture (names the fields), or tensors missing or of another shape.
         """
-        spec, tensors = read_hf_directory(Path(directory))
-        check_architecture(spec, self.spec, str(directory))
+        if isinstance(source, Stored):
+            check_architecture(stored_spec(source), self.spec, str(source))
+            self._reset()
+            return load_stored(self.model, self.spec, source)
+        spec, tensors = read_hf_directory(Path(source))
+        check_architecture(spec, self.spec, str(source))
         self._reset()
-        load_hf_state(self.model, self.spec, tensors, str(directory))
+        load_hf_state(self.model, self.spec, tensors, str(source))
+        return Traffic()
 
-    def load_reward(self, directory: str | Path) -> None:
-        """Loads a reward model beside the policy, for `score`."""
-        self.reward = RewardModel.load(Path(directory), self.device, self.layout)
+    def load_reward(self, stored: Stored) -> None:
+        """Loads this rank's part of a reward model beside the policy, for `score`."""
+        self.reward = RewardModel.load(stored, self.device, self.layout)
         self._trains_reward = False
 
     def weights(self) -> dict[str, np.ndarray]:

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from components.artifacts.stored import Stored
 from components.failures import BadInput
 from components.model.builder import LingModel, build_model
-from components.model.hf import hf_state, load_hf_state, read_hf_directory, write_divided, write_hf_directory
+from components.model.hf import hf_state, write_divided, write_hf_directory
+from components.model.hf_stored import load_stored, read_tensor, stored_spec
 from components.model.layout import UNDIVIDED, Layout
 from components.model.spec import LingSpec
 from components.training.batches import MicroBatch
@@ -32,24 +34,21 @@ class RewardModel:
         self.head.reward_head = True
 
     @classmethod
-    def load(cls, directory: Path, device: str = "cpu", layout: Layout = UNDIVIDED) -> RewardModel:
-        """Reads `directory`/model, of a divided model this rank's part, and `directory`/head.safetensors.
+    def load(cls, stored: Stored, device: str = "cpu", layout: Layout = UNDIVIDED) -> RewardModel:
+        """Reads model/, of a divided model this rank's part, and head.safetensors.
 
         Raises:
             BadInput: a file is missing or the head has another width.
         """
-        from safetensors.torch import load_file
-
-        path = directory / HEAD_FILE
-        if not path.is_file():
-            raise BadInput("the reward model has no head", where=str(path))
-        spec, tensors = read_hf_directory(directory / "model")
-        model = build_model(spec, device, layout=layout)
-        load_hf_state(model, spec, tensors, str(directory / "model"))
-        reward = cls(model, spec)
-        weight = load_file(str(path))["weight"]
+        weight = read_tensor(stored, HEAD_FILE, "weight")
+        backbone = stored.below("model")
+        spec = stored_spec(backbone)
         if tuple(weight.shape) != (spec.hidden_size,):
-            raise BadInput(f"the head has shape {tuple(weight.shape)}, not ({spec.hidden_size},)", where=str(path))
+            where = f"{stored}/{HEAD_FILE}"
+            raise BadInput(f"the head has shape {tuple(weight.shape)}, not ({spec.hidden_size},)", where=where)
+        model = build_model(spec, device, layout=layout)
+        load_stored(model, spec, backbone)
+        reward = cls(model, spec)
         with torch.no_grad():
             reward.head[0].copy_(weight)
         return reward

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from components.artifacts.context import StageContext
+from components.artifacts.stored import Stored
 from components.data.schema import PreferenceRecord
 from components.failures import Diverged
 from components.model.tokenizer import encode_prompt, encode_response
@@ -52,7 +53,7 @@ def train_reward_model(
     config: RewardModelConfig,
     tokenizer: Any,
     tokenizer_source: str,
-    model: Path,
+    model: Path | Stored,
 ) -> dict[str, float]:
     """Trains from the policy `model`; writes `model/` and `head.safetensors`.
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from components.artifacts.context import StageContext
+from components.artifacts.stored import Stored
 from components.data.schema import SftRecord
 from components.recipe.training import SftConfig
 from components.training.documents import plan_steps, sft_sequences
@@ -36,7 +37,7 @@ def train_sft(
     config: SftConfig,
     tokenizer: Any,
     tokenizer_source: str,
-    model: Path,
+    model: Path | Stored,
 ) -> dict[str, float | int | str]:
     """Fine-tunes `model`; writes `candidates/<step>/`, `selection.json` and `model/`, the chosen candidate.
 

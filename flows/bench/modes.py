@@ -17,6 +17,7 @@ import numpy as np
 from components.artifacts.local import LocalContext
 from components.artifacts.ref import ArtifactRef
 from components.artifacts.store import Store
+from components.artifacts.stored import Stored
 from components.evaluation.scores import load_evaluation
 from components.evaluation.table import change
 from components.evaluation.types import Evaluation
@@ -42,6 +43,9 @@ class StoreContext(LocalContext):
 
     def fetch(self, ref: ArtifactRef, subpath: str = "") -> Path:
         return super().fetch(ref, subpath) if ref.uri.startswith("file:") else Store.open().fetch(ref, subpath)
+
+    def locate(self, ref: ArtifactRef, subpath: str = "") -> Stored:
+        return super().locate(ref, subpath) if ref.uri.startswith("file:") else Store.open().locate(ref, subpath)
 
 
 def run(recipe: str = "nano", seed: int = 0, steps: int | None = None) -> Bench:

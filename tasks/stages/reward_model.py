@@ -22,7 +22,7 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     """Raises Diverged when held-out accuracy is below `reward_model.min_accuracy`."""
     model = config.model
     tokenizer = load_tokenizer(model.tokenizer)
-    start = context.fetch(inputs["model"], "model")
+    start = context.locate(inputs["model"], "model")
     pairs = read_records(context.fetch(inputs["data"], "data/preference.jsonl"), PreferenceRecord)
     held_out = read_records(context.fetch(inputs["data"], "data/preference_heldout.jsonl"), PreferenceRecord)
     with borrow_learners(model, context.execution) as learners:

@@ -16,7 +16,7 @@ from tasks.stages.rlvr import run_phase
 def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageConfig) -> StageResult:
     """inputs: model (checkpoint), reward (reward model), data (clean corpus)."""
     phase: RlhfConfig = config.section
-    reward_model = context.fetch(inputs["reward"])
+    reward_model = context.locate(inputs["reward"])
 
     def open_ended(learners: Any, tokenizer: Any) -> Scorer:
         from components.model.tokenizer import encode_response, encode_text

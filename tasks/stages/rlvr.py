@@ -61,7 +61,7 @@ def run_phase(
         context.seed,
         phase.prompt_filter,
     )
-    start = context.fetch(inputs["model"], "model")
+    start = context.locate(inputs["model"], "model")
     with ExitStack() as held:
         engines = warm_engines(model, phase.rollout.engine_dtype, execution, phase.rollout.routing_replay)
         learners = held.enter_context(borrow_learners(model, execution))

@@ -22,7 +22,7 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
     """Raises BadInput when the records do not fit a row, Diverged when training produces NaN twice."""
     model = config.model
     tokenizer = load_tokenizer(model.tokenizer)
-    start = context.fetch(inputs["model"], "model")
+    start = context.locate(inputs["model"], "model")
     records = read_records(context.fetch(inputs["data"], "data/sft.jsonl"), SftRecord)
     with borrow_learners(model, context.execution) as learners:
         summary = train_sft(context, learners, records, config.section, tokenizer, model.tokenizer, start)

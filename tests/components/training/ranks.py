@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from components.artifacts import chunks, folder, s3
+from components.artifacts import chunks, folder, s3, stored
 from components.failures import DeadlineExceeded, InfrastructureError, RingflowError
 from components.model.shards import owned, pieces
 from components.training import blocks
@@ -72,7 +72,7 @@ class Rank(Learner):
         return count
 
     def set_sizes(self, chunk: int, gap: int) -> None:
-        chunks.CHUNK_BYTES = blocks.CHUNK_BYTES = chunk
+        chunks.CHUNK_BYTES = blocks.CHUNK_BYTES = stored.CHUNK_BYTES = chunk
         chunks.GAP_BYTES = gap
 
     def die_in_upload(self) -> None:

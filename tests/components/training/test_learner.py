@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from components.artifacts.stored import Stored
 from components.failures import BadInput, Diverged
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
@@ -155,7 +156,7 @@ def test_the_reward_head_learns_an_order(tmp_path):
     assert np.array_equal(learner.weights()["lm_head.weight"], head)
     learner.write_reward(tmp_path, "nano")
     other = fresh()
-    other.load_reward(tmp_path)
+    other.load_reward(Stored.local(tmp_path))
     scored = [tokens for pair in pairs for tokens in pair]
     np.testing.assert_allclose(other.score(scored), learner.score(scored), atol=1e-5)
 
