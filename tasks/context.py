@@ -13,7 +13,7 @@ from components.artifacts.folder import Folder
 from components.artifacts.lease import Lease
 from components.artifacts.ref import ArtifactRef
 from components.artifacts.resume import StoreResume
-from components.artifacts.spent import spent_on
+from components.artifacts.spent import own_work, spent_on
 from components.artifacts.stored import Stored
 from components.recipe.execution import ExecutionConfig
 from components.telemetry.logs import Place, here
@@ -51,8 +51,12 @@ class TrackedResume:
         self._area, self._tracked, self._clock, self._said = area, tracked, clock, said
 
     def latest(self, load: Load = unread) -> ResumePoint | None:
+        def loaded(point: ResumePoint) -> None:
+            with own_work():  # starts learners, perhaps; what they wait for is counted there
+                load(point)
+
         with spent_on("S3"):
-            point = self._area.latest(load)
+            point = self._area.latest(loaded)
         self._clock.goes_on_from(float(point.state.get(WALL, 0.0)) if point else 0.0)
         if point is None:
             return None

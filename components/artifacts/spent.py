@@ -38,7 +38,7 @@ class Meter:
             _HERE.meter = before
 
     @contextmanager
-    def on(self, part: Part) -> Iterator[None]:
+    def on(self, part: Part | None) -> Iterator[None]:
         began = time.monotonic()
         self._inside.append(0.0)
         try:
@@ -46,7 +46,8 @@ class Meter:
         finally:
             took = time.monotonic() - began
             own = took - self._inside.pop()
-            self.seconds[part] = self.seconds.get(part, 0.0) + own
+            if part is not None:
+                self.seconds[part] = self.seconds.get(part, 0.0) + own
             if self._inside:
                 self._inside[-1] += took
 
@@ -59,4 +60,15 @@ def spent_on(part: Part) -> Iterator[None]:
         yield
     else:
         with meter.on(part):
+            yield
+
+
+@contextmanager
+def own_work() -> Iterator[None]:
+    """Takes the block out of the part it stands in: the stage's own work, called back from a wait."""
+    meter: Meter | None = getattr(_HERE, "meter", None)
+    if meter is None:
+        yield
+    else:
+        with meter.on(None):
             yield

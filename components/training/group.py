@@ -114,8 +114,12 @@ class LearnerGroup:
 
     def load_hf(self, source: str | Path | Stored) -> None:
         """source: of an artifact (`context.locate`) every rank reads what it needs; a directory is one that all see."""
+        if not isinstance(source, Stored):
+            self._call("load_hf", str(source))
+            return
+        self._start()
         with spent_on("S3"):
-            read = self._call("load_hf", source if isinstance(source, Stored) else str(source))
+            read = self._call("load_hf", source)
         self._moved("read", [traffic.bytes for traffic in read])
 
     def load_reward(self, stored: Stored) -> None:
@@ -216,6 +220,7 @@ class LearnerGroup:
         """
         from components.training import rng
 
+        self._start()
         with spent_on("S3"):
             fetched = self._call("fetch_resume", point.place.below(FOLDER, INDEX))
         self._moved("read", [traffic.bytes for _, traffic in fetched])
@@ -286,6 +291,12 @@ class LearnerGroup:
             return getattr(self._local, method)(*arguments)
         self._connect()
         return self._workers.call_one(0, method, *arguments, deadline_s=self.execution.step_deadline_s)
+
+    def _start(self) -> None:
+        """Waits until the learners are up, which is no wait for anything else that is timed."""
+        if self._local is None:
+            self._workers.ready()
+            self._connect()
 
     def _connect(self) -> None:
         if self._connected:

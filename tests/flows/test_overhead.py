@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from components.artifacts.spent import Meter, spent_on
+from components.artifacts.spent import Meter, own_work, spent_on
 from components.lineage.report.write import COSTS, add_costs
 from flows.overhead import REST, START, overhead
 from tasks.runner import Timing
@@ -24,6 +24,17 @@ def test_a_part_inside_another_is_counted_once():
     with spent_on("S3"):  # no meter here: nothing is measured, nothing breaks
         pass
     assert set(meter.seconds) == {"S3", "hashing"}
+
+
+def test_a_stages_own_work_called_from_a_wait_is_no_wait():
+    with Meter().active() as meter, spent_on("S3"):
+        time.sleep(0.02)
+        with own_work():
+            time.sleep(0.5)
+            with spent_on("S3"):
+                time.sleep(0.02)
+    assert meter.seconds.keys() == {"S3"}
+    assert 0.04 <= meter.seconds["S3"] < 0.5
 
 
 def test_only_the_thread_of_the_meter_is_measured_and_failures_count_too():

@@ -143,6 +143,9 @@ class Processes:
             self._pipes.append(ours)
             self._ranks.append(rank)
 
+    def ready(self) -> None:
+        """`call` waits."""
+
     def call(self, method: str, *arguments: Any, deadline_s: float) -> list[Any]:
         return self.call_each(method, [arguments] * self.world, deadline_s)
 
