@@ -22,7 +22,7 @@ smoke: install  ## the same with the smoke recipe: every stage on real parts in 
 	@$(BIN)/ringflow status
 
 test: install lint browser  ## install, lint, all tests (TESTS=tests/infra for a part)
-	@sh tests/run.sh $(TESTS)
+	@$(BIN)/python tests/run.py $(TESTS)
 
 browser: install  ## Chromium for the tests of the web pages, where this user may install it
 	@sh infra/install/browser.sh
