@@ -31,6 +31,7 @@ WATCH_S = 3.5 * BEAT_EVERY_S
 ALIVE = ("RUNNING", "CANCELLING")
 # A run that is retried has the labels of its earlier process until it has read its recipe.
 SETTLED_S = 60.0
+GONE = "its process is gone"
 MESSAGE = (
     "The process of this run ended without a word (kill -9, out of memory, power): {why}. Finished stages and resume "
     "points are kept: Retry here, or ringflow rerun {name}"
@@ -71,7 +72,7 @@ def survey_runs(settled_s: float = SETTLED_S) -> list[Leftover]:
     settled_s: runs that entered their state later than that are not judged.
     """
     running = {key: run for key, run in _running().items() if _seconds_in_state(run) > settled_s}
-    dead = {run["id"]: "its process is gone" for run in running.values() if _gone(run)}
+    dead = {run["id"]: GONE for run in running.values() if _gone(run)}
     unsure = {key: _beat_of(run) for key, run in running.items() if key not in dead and _beat_of(run)}
     unsure = {key: beat for key, beat in unsure.items() if not _here(running[key])}
     if unsure:
@@ -124,6 +125,12 @@ def _process(run: dict[str, Any]) -> ProcessIdentity | None:
         return ProcessIdentity.model_validate_json(str((run.get("labels") or {}).get(PROCESS, "")))
     except ValueError:
         return None
+
+
+def died(run: dict[str, Any]) -> bool:
+    """Whether Prefect takes for running what certainly is not; False of a run of another machine, or of one in its
+    state since a moment ago."""
+    return run["state_type"] in ALIVE and _seconds_in_state(run) > SETTLED_S and _gone(run)
 
 
 def _gone(run: dict[str, Any]) -> bool:

@@ -46,8 +46,8 @@ LOOK_EVERY_S = 3.0
 # Every job waits a little for something.
 TELL_WAITS_S = 15.0
 RACES = 5
-# The key of a job's recipe in what is kept about it.
-RECIPE = "ringflow.recipe"
+# The keys of a job's recipe and of the run that submitted it in what is kept about it.
+RECIPE, RUN = "ringflow.recipe", "ringflow.run"
 
 
 def obtain_by_job(node: Node, session: Session, refs: Mapping[str, ArtifactRef], timing: Timing) -> ArtifactRef:
@@ -129,7 +129,7 @@ class _Attempt:
         directory, python = self.config.directory or str(REPOSITORY), self.config.python or sys.executable
         env = {name: value for name in PASSED_ON if (value := os.environ.get(name))} | self.config.env
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [directory, self.config.env.get("PYTHONPATH", "")]))
-        about = {"ringflow.stage": self.node.name, "ringflow.run": self.session.run_id, RECIPE: self.recipe}
+        about = {"ringflow.stage": self.node.name, RUN: self.session.run_id, RECIPE: self.recipe}
         working = shlex.quote(self.config.directory or os.getcwd())
         command = f"cd {working} && exec {shlex.join([python, '-m', 'tasks.job_main', key])}"
         stop = f"cd {shlex.quote(directory)} && exec {shlex.join([python, '-m', 'tasks.job_stop', key, str(STOP_S)])}"

@@ -104,18 +104,24 @@ def register(app: typer.Typer) -> None:
         run: RunArgument = None,
         wait: Annotated[bool, typer.Option(help="Wait until it has stopped.")] = True,
     ) -> None:
-        """Stop a run within seconds, or take it out of the queue; finished stages and resume points are kept."""
+        """Stop a run within seconds, or take it out of the queue; finished stages and resume points are kept.
+
+        Of a run whose process died: stops the job of its stage that goes on.
+        """
         began = time.monotonic()
         from components.failures import BadInput, DeadlineExceeded
-        from flows import prefect_api
+        from flows import crashed, orphans, prefect_api
         from flows.cli import stack
 
         stack.ensure(start=False)
         found = prefect_api.find_run(run)
-        if found["state_type"] not in LIVE:
-            raise BadInput(f"{found['name']} is not running: {found['state_name']}")
-        prefect_api.cancel(found["id"])
         go_on = f"go on later with: ringflow rerun {found['name']}"
+        if found["state_type"] not in LIVE or crashed.died(found):
+            if found["state_type"] == "COMPLETED" or not (done := orphans.end(found)):
+                raise BadInput(f"{found['name']} is not running: {found['state_name']}")
+            print(f"{found['name']}: {done}; {go_on}")
+            return
+        prefect_api.cancel(found["id"])
         if not wait:
             print(f"{found['name']} was asked to stop; {go_on}")
             return

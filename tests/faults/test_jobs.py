@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from components.artifacts.provenance import recipe_version
 from components.artifacts.store import Store
@@ -17,7 +18,8 @@ from components.cluster.jobs import Jobs
 from components.failures import BadInput, InfrastructureError
 from components.lineage.tracker import Tracker
 from components.recipe.cluster import JobResources
-from flows import prefect_api
+from flows import crashed, prefect_api
+from flows.cli.app import app
 from flows.request import RunRequest
 from infra import stack as embedded
 from infra.stack.profile import JOBS_VARIABLE
@@ -165,6 +167,26 @@ def test_sigterm_ends_the_flow_and_not_the_job(corpus_alone: JobWorld, flow) -> 
     world.unblock("corpus")
     assert world.wait_ended(job.id).status == "SUCCEEDED"
     assert world.calls() == CORPUS
+
+
+def test_a_job_that_was_left_is_stopped_by_cancelling_its_run(corpus_alone: JobWorld, flow, monkeypatch) -> None:
+    monkeypatch.setattr(crashed, "SETTLED_S", 0.0)
+    world = corpus_alone
+    world.touch("block-corpus")
+    process = flow()
+    world.wait_blocked("corpus")
+    process.kill()
+    process.join(PATIENCE_S)
+    (job,) = world.of("corpus")
+    (run,) = [run for run in prefect_api.recent_runs(50) if world.project in str(run["parameters"])]
+    told = CliRunner().invoke(app, ["cancel", run["name"]])
+    assert told.exit_code == 0, told.output
+    assert f"{run['name']}: its process is gone: marked as crashed; its job {job.id} was stopped" in told.output
+    assert prefect_api.get_run(run["id"])["state_type"] == "CRASHED"
+    assert world.jobs.get(job.id).status == "STOPPED"
+    assert world.lease("corpus").released
+    with pytest.raises(BadInput, match=f"{run['name']} is not running"):
+        CliRunner().invoke(app, ["cancel", run["name"]], catch_exceptions=False)
 
 
 @pytest.mark.fault(
