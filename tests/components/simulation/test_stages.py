@@ -55,7 +55,7 @@ def test_a_cluster_s_stages_are_the_plan_s_steps_with_the_tail_of_the_answers() 
     assert [found[name].devices for name, _ in nodes] == [0, 0, 64, 64, 64, 64]
     assert found["sft"].step_s == pytest.approx(times["sft"].update.total)
     assert (found["sft"].count, found["sft"].checkpoint_every) == (3000, 100)
-    # One host sends the resume point of 195 GB at 2 GB/s; eight nodes read it.
+    # Eight nodes send and read the resume point of 195 GB at 2 GB/s each.
     assert found["sft"].checkpoint_s == pytest.approx(made.resume_bytes / 16e9)
     assert found["sft"].resume_s == pytest.approx(made.resume_bytes / 16e9)
     (step,) = found["rlhf"].steps
