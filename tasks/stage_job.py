@@ -21,14 +21,7 @@ from components.artifacts.fingerprint import fingerprint_of
 from components.artifacts.provenance import recipe_version
 from components.artifacts.ref import ArtifactRef
 from components.cluster.jobs import JobState, wait_ended
-from components.failures import (
-    BadInput,
-    Cancelled,
-    DeadlineExceeded,
-    InfrastructureError,
-    IntegrityError,
-    RingflowError,
-)
+from components.failures import Cancelled, DeadlineExceeded, InfrastructureError, IntegrityError, RingflowError
 from tasks.job_events import failure_of, last_end
 from tasks.job_order import StageOrder
 from tasks.job_service import STOP_S, Service, connect
@@ -159,9 +152,6 @@ class _Attempt:
                 looked = time.monotonic()
                 try:
                     state = self.jobs.get(job)
-                except BadInput:  # nothing but a correction helps, and it would wait until its deadline
-                    self._stop(job)
-                    raise
                 except InfrastructureError as error:
                     silent = silent or looked
                     if looked - silent > self.session.execution.start_deadline_s:

@@ -200,7 +200,7 @@ def log_command(job: str, temp_dir: str = "/tmp/ray") -> str:
     file = shlex.quote(f"{temp_dir}/session_latest/logs/job-driver-{job}.log")
     # The first process of a container ignores a SIGTERM it has no handler for, and the pod would stay for its grace.
     # With inotify, tail misses that another directory has become the latest session.
-    return f"trap 'kill $!; exit 0' TERM; tail ---disable-inotify -n +1 -F {file} 2>/dev/null & wait"
+    return f"trap 'kill $! 2>/dev/null; exit 0' TERM; tail ---disable-inotify -n +1 -F {file} 2>/dev/null & wait"
 
 
 def _confined() -> dict[str, Any]:

@@ -60,7 +60,7 @@ class RayJobs:
     def get(self, job: str) -> JobState | None:
         """None when it is gone. message: while it waits for its cluster, what for.
 
-        Raises BadInput for a cluster that can never come up.
+        Raises BadInput for a cluster that can never come up, and deletes it.
         """
         item = self._kube.get(RAYJOBS, job)
         if item is None:
@@ -70,6 +70,7 @@ class RayJobs:
             return state
         pods = self._pods(item)
         if error := hopeless(pods):
+            self._kube.delete(RAYJOBS, job)
             raise error
         return JobState(job, state.status, "; ".join(troubles(item, pods, self._events(item, pods))), state.about)
 
@@ -122,8 +123,10 @@ class RayJobs:
         """Failed attempts hold their pods for keep_s, and ended RayJobs count in the quota of the namespace."""
         attempts, now = job.rpartition("-")[0] + "-", time.time()
         for item in self._kube.list(RAYJOBS, {**MANAGED, PROJECT: self._execution.project[:63].rstrip("-")}):
-            name, ended = item["metadata"]["name"], (item.get("status") or {}).get("endTime")
-            old = bool(ended) and now - datetime.fromisoformat(ended).timestamp() > FORGET_S
+            name = item["metadata"]["name"]
+            # What was refused has no end, and what was deleted goes by itself.
+            since = (item.get("status") or {}).get("endTime") or item["metadata"]["creationTimestamp"]
+            old = now - datetime.fromisoformat(since).timestamp() > FORGET_S
             if _state(item).ended and (name.startswith(attempts) or old):
                 self._kube.delete(RAYJOBS, name)
 

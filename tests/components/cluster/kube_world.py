@@ -2,7 +2,8 @@
 
 RINGFLOW_TEST_KUBECONFIG, an administrator's kubeconfig, chooses the real one: a namespace of its own with the role of
 infra/kubernetes/rayjobs bound to a service account, whose token is what ringflow gets. KubeRay's CRDs and the priority
-classes of infra/kubernetes must be there. No kubelet is needed: a node is made whose kubelet is this process, for logs.
+classes of infra/kubernetes must be there, its operator and a scheduler must not: the tests play their parts. No kubelet
+is needed either: a node is made whose kubelet is this process, for logs.
 """
 
 from __future__ import annotations
@@ -129,17 +130,25 @@ def real(directory: Path) -> Iterator[World]:
             _cluster_wide(admin, "DELETE", f"/api/v1/namespaces/{namespace}", {})
 
 
-def _cluster_wide(admin: Kube, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+def _cluster_wide(admin: Kube, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     return admin._call(method, path, json=body)
 
 
 def _node(admin: Kube, name: str, port: int) -> None:
-    made = _cluster_wide(admin, "POST", "/api/v1/nodes", {"metadata": {"name": name}})
-    made["status"] = {
-        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
-    }
-    _cluster_wide(admin, "PUT", f"/api/v1/nodes/{name}/status", made)
+    _cluster_wide(admin, "POST", "/api/v1/nodes", {"metadata": {"name": name}})
+    for attempt in range(10):
+        made = _cluster_wide(admin, "GET", f"/api/v1/nodes/{name}")
+        made["status"] |= {
+            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+        }
+        try:
+            _cluster_wide(admin, "PUT", f"/api/v1/nodes/{name}/status", made)
+        except RingflowError:  # a controller manager, where there is one, writes to new nodes too
+            if attempt == 9:
+                raise
+        else:
+            return
 
 
 @contextmanager
@@ -165,6 +174,7 @@ def kubelet(directory: Path, logs: Logs) -> Iterator[int]:
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
+    http.handle_error = lambda *_: None  # who followed a log went away
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, directory / "kubelet.key")
     http.socket = context.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)

@@ -163,6 +163,7 @@ def test_an_image_that_is_no_name_ends_the_wait_at_once(kube: World, jobs: RayJo
     head(kube, name, phase="Pending", containerStatuses=[waiting("InvalidImageName", "couldn't parse")])
     with pytest.raises(BadInput, match="InvalidImageName: couldn't parse"):
         jobs.get(name)
+    assert jobs.get(name) is None
 
 
 @pytest.mark.parametrize(
@@ -204,6 +205,9 @@ def test_attempts_that_ended_make_room_and_all_go_with_the_artifact(kube: World,
     up(kube, first, jobDeploymentStatus="Failed", jobStatus="FAILED", endTime="2026-11-28T00:00:00Z")
     other = f"{jobs.prefix('sft', FINGERPRINT)}1"
     assert jobs.submit(other, "true", "true", {}, {})
+    forgotten = f"{jobs.prefix('base', FINGERPRINT)}1"
+    assert jobs.submit(forgotten, "true", "true", {}, {})
+    up(kube, forgotten, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED", endTime="2026-11-01T00:00:00Z")
     second = submit(jobs, 2)
     assert {job.id for job in jobs.of("")} == {other, second}
     jobs.clear(jobs.prefix("rlvr", FINGERPRINT))
