@@ -42,6 +42,16 @@ def leftovers(home: Path) -> set[processes.Identity]:
     return {process for mark in marks for process in processes.members(mark, None)}
 
 
+def _say_goodbye_to_prefect() -> None:
+    """Sends what is left of logs and events; when this process ends, it would try for a minute to reach a server."""
+    if "prefect" in sys.modules:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        for worker in (APILogWorker, EventsWorker):
+            worker.drain_all(timeout=10, at_exit=False)
+
+
 @pytest.fixture(scope="session")
 def stack() -> Iterator[StackState]:
     """A whole local stack in a home of its own; its environment is exported to this process for the session."""
@@ -57,6 +67,7 @@ def stack() -> Iterator[StackState]:
         os.environ.update({key: value for key, value in state.environment.items() if not key.startswith("RAY_")})
         yield state
     finally:
+        _say_goodbye_to_prefect()
         embedded.down(home)
         os.environ.clear()
         os.environ.update(before)

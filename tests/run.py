@@ -18,21 +18,19 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
-C, FLOWS, FAULTS = "tests/components", "tests/flows", "tests/faults"
+C, FAULTS = "tests/components", "tests/faults"
 # Longest first. Tests of one part share its servers and warm engines. A folder is run without what others name of it,
 # so the last part is all that was not named.
 PARTS: dict[str, Sequence[str]] = {
+    "faults: servers": [f"{FAULTS}/test_{name}.py" for name in ("servers", "time_and_races", "jobs", "rayjobs")],
+    "flows": ["tests/flows"],
     "e2e": ["tests/e2e"],
-    "faults: jobs": [f"{FAULTS}/test_jobs.py", f"{FAULTS}/test_rayjobs.py"],
-    "faults: runs": [f"{FAULTS}/test_{name}.py" for name in ("damage", "kill_flow", "s3", "workers")],
-    "flows: runs": [f"{FLOWS}/test_{name}.py" for name in ("recipe_flow", "deployments", "secrets", "housekeeping")],
-    "flows": [FLOWS],
-    "rl": [f"{C}/rl", f"{C}/rollout"],
     "training": [f"{C}/training", f"{C}/model", f"{C}/cluster"],
     "tasks": ["tests/infra", "tests/tasks"],
-    "rewards": [f"{C}/rewards", f"{C}/sandbox", f"{C}/release", f"{FAULTS}/hostile"],
-    "faults: servers": [f"{FAULTS}/test_servers.py", f"{FAULTS}/test_time_and_races.py"],
+    "faults: runs": [f"{FAULTS}/test_{name}.py" for name in ("damage", "kill_flow", "s3", "workers")],
     "faults: team": [f"{FAULTS}/test_team.py"],
+    "rewards": [f"{C}/rewards", f"{C}/sandbox", f"{C}/release", f"{FAULTS}/hostile"],
+    "rl": [f"{C}/rl", f"{C}/rollout"],
     "the rest": ["tests"],
 }
 GIB_A_LANE = 8

@@ -270,8 +270,9 @@ def ensure_parallel_state(layout: Layout = UNDIVIDED) -> None:
     if (connected := torch.distributed.get_world_size()) != layout.world:
         raise BadInput(f"{connected} learners are connected, the layout has {layout.world}", where="execution.learners")
     if parallel_state.model_parallel_is_initialized():
-        if _initialised == layout:
+        if _initialised == (layout, torch.distributed.group.WORLD):
             return
+        # Of another layout, or of connections that somebody (an engine in this process) has ended since.
         parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
@@ -283,12 +284,12 @@ def ensure_parallel_state(layout: Layout = UNDIVIDED) -> None:
     _remember(layout)
 
 
-_initialised: Layout | None = None
+_initialised: tuple[Layout, torch.distributed.ProcessGroup] | None = None
 
 
 def _remember(layout: Layout) -> None:
     global _initialised
-    _initialised = layout
+    _initialised = layout, torch.distributed.group.WORLD
     place = layout.place(torch.distributed.get_rank())
     found = Place(
         parallel_state.get_tensor_model_parallel_rank(),

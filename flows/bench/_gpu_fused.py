@@ -51,7 +51,8 @@ def run(device: str) -> Iterator[Found]:
         yield _state(name, learner, device, documents)
         again = _learner(device, learner_dtype=dtype, recompute=True, **fused)
         yield _recomputed(name, _learner(device, learner_dtype=dtype, **fused), again, documents)
-        losses[dtype] = _trained(again, documents)
+        if fused:
+            losses[dtype] = _trained(again, documents)
         del learner, again
     if "fp8" in losses:
         change = abs(losses["fp8"] / losses["bfloat16"] - 1)

@@ -102,3 +102,12 @@ def test_one_seed_draws_one_model_and_the_router_counts_only_training_tokens():
     assert sum(float(router.local_tokens_per_expert.sum()) for router in routers(first)) == 0
     first.stream_logits(tokens, [10])
     assert [float(router.local_tokens_per_expert.sum()) for router in routers(first)] == [40.0]
+
+
+def test_process_groups_that_somebody_ended_are_made_anew():
+    """As an engine in the same process does it. The MTP layer asks the groups for this process's rank."""
+    spec = SPEC.model_copy(update={"num_nextn_predict_layers": 1})
+    before = build_model(spec, seed=1)
+    torch.distributed.destroy_process_group()
+    after = build_model(spec, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
