@@ -108,7 +108,7 @@ def test_evaluated_and_released(artifacts, tmp_path):
 
     strict = StageConfig(ReleaseConfig(model_name="ring-test", dtype="bfloat16"), MODEL)
     refused = LocalContext(root / "refused", "release", 7, EXECUTION, quiet=True)
-    with pytest.raises(Diverged, match=r"not released: .*bfloat16 weights"):
+    with pytest.raises(Diverged, match=r"not released: .*bfloat16 weights.*set release\.parity_tolerance"):
         release(refused, inputs, strict)
 
     # On a CPU vLLM loads the same weights as float32, which must not be the float32 release's.
@@ -122,9 +122,6 @@ def test_evaluated_and_released(artifacts, tmp_path):
     assert not (eighth.scratch / "float32").exists()
 
     # 4 bits: experts only as float32, linear layers by vLLM's own kernels for CPUs.
-    section = ReleaseConfig(model_name="ring-test", dtype="int4", parity_tolerance=1e-3)
-    with pytest.raises(Diverged, match=r"not released: .*int4 weights.*set release\.parity_tolerance"):
-        release(LocalContext(root / "far", "release", 7, EXECUTION, quiet=True), inputs, StageConfig(section, MODEL))
     for dtype, parity_of in (("int4", "of these weights as float32"), ("int4-dense", "of these files in vLLM")):
         fourth = LocalContext(root / dtype, "release", 7, EXECUTION, quiet=True)
         section = ReleaseConfig(model_name="ring-test", dtype=dtype, parity_tolerance=0.5)
