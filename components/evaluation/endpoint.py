@@ -8,12 +8,15 @@ answered. A refusal (finish reason content_filter, or a refusal in place of cont
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import httpx
 
@@ -58,6 +61,7 @@ class EndpointSampler:
         )
         self._pool = ThreadPoolExecutor(endpoint.concurrency, thread_name_prefix="endpoint")
         self._ended = threading.Event()
+        self._streams, self._noting = WeakSet[Any](), threading.Lock()
         try:
             self.facts = self._look()
         except BaseException:
@@ -92,9 +96,22 @@ class EndpointSampler:
                 future.cancel()
 
     def close(self) -> None:
+        """Ends requests that are under way, too: a connection that is closed under its reader leaves it waiting."""
         self._ended.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._noting:
+            for stream in self._streams:
+                _cut(stream)
+        self._pool.shutdown()
         self._client.close()
+
+    def _opened(self, event: str, info: dict[str, Any]) -> None:
+        """Notes every connection (httpcore's trace extension)."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            with self._noting:
+                self._streams.add(info["return_value"])
+            if self._ended.is_set():
+                _cut(info["return_value"])
 
     def __enter__(self) -> EndpointSampler:
         return self
@@ -104,7 +121,8 @@ class EndpointSampler:
 
     def _look(self) -> dict[str, Any]:
         """What the endpoint says of the model, recorded with the scores; its context length where it tells."""
-        answer = self._retried(lambda left: self._client.get("models", timeout=min(left, 10.0)), 60.0)
+        noted = {"trace": self._opened}
+        answer = self._retried(lambda left: self._client.get("models", timeout=min(left, 10.0), extensions=noted), 60.0)
         models = {entry["id"]: entry for entry in answer.json().get("data", []) if "id" in entry}
         if models and self.endpoint.model not in models:
             raise BadInput(
@@ -133,11 +151,12 @@ class EndpointSampler:
         return _drawn(request.request_id, answer)
 
     def _post(self, body: dict[str, Any], left: float) -> httpx.Response:
-        answer = self._client.post("chat/completions", json=body, timeout=httpx.Timeout(left, connect=10.0))
+        asked = {"timeout": httpx.Timeout(left, connect=10.0), "extensions": {"trace": self._opened}}
+        answer = self._client.post("chat/completions", json=body, **asked)
         if answer.status_code == 400 and "max_tokens" in body and "context" in answer.text.lower():
             # The prompt takes part of the context: without a bound the endpoint uses the rest.
             body.pop("max_tokens")
-            answer = self._client.post("chat/completions", json=body, timeout=httpx.Timeout(left, connect=10.0))
+            answer = self._client.post("chat/completions", json=body, **asked)
         return answer
 
     def _retried(self, call: Callable[[float], httpx.Response], deadline_s: float) -> httpx.Response:
@@ -150,6 +169,12 @@ class EndpointSampler:
             deadline_s=deadline_s,
             ended=self._ended,
         )[0]
+
+
+def _cut(stream: Any) -> None:
+    """Whoever reads from it gets an end at once, which closing it would not do."""
+    with suppress(OSError):
+        socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
 
 
 def _drawn(request_id: str, answer: httpx.Response) -> Drawn:

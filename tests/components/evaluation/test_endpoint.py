@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -130,6 +131,15 @@ def test_a_stalled_answer_meets_its_deadline(server) -> None:
         pytest.raises(DeadlineExceeded, match="no answer"),
     ):
         sampler.draw(asked("stall"), DRAWING)
+
+
+def test_a_failure_ends_requests_that_are_under_way(server) -> None:
+    """Their answers would be read until the deadline, an hour by default, and nobody could leave before."""
+    began = time.monotonic()
+    with EndpointSampler(endpoint(server)) as sampler, pytest.raises(BadInput, match="status 401"):
+        sampler.draw(asked("stall", "stall", "bad key"), DRAWING)
+    assert time.monotonic() - began < 2.5
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("endpoint")]
 
 
 def test_an_unknown_model_and_a_missing_key_are_told_at_once(server, monkeypatch) -> None:
