@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
+from abc import ABC, abstractmethod
 from contextlib import suppress
 
 
-class Following:
+class Following(ABC):
     """A context manager; its thread ends with it. A subclass reads in `_run`, until `_stop` is set or nothing follows.
 
     ended: nothing follows. caught_up: the lines that were there before have been read.
@@ -52,8 +53,9 @@ class Following:
         finally:
             self.ended.set()
 
+    @abstractmethod
     def _run(self) -> None:
-        raise NotImplementedError
+        """Takes what is said, until `_stop` is set or nothing follows."""
 
     def _take(self, text: str) -> None:
         if text:

@@ -5,12 +5,9 @@ Where there is no GPU the local layers in bfloat16 stand in for Transformer Engi
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,7 @@ from components.training.blocks import write_index
 from components.training.learner import Learner
 from components.training.types import Sequence
 from flows.bench import Check
-from flows.bench._gpu_learner import Found, _documents, _flat, _slice
+from flows.bench._gpu_learner import Found, _documents, _flat, _slice, on_cpu
 
 MODEL = ModelConfig(preset="nano", mtp_layers=1)
 OPTIMISER = OptimiserConfig(lr=1e-3, beta2=0.95, clip_grad_norm=1.0)
@@ -37,7 +34,7 @@ STEPS = 20  # of the losses that are compared
 def run(device: str) -> Iterator[Found]:
     """Checks and figures, group by group."""
     documents = _documents(24, 40, 400)
-    reference = _on_cpu(documents)
+    reference = on_cpu(_reference, documents)
     exact = _learner(device)
     yield _mtp(reference, exact, documents)
     del exact
@@ -80,20 +77,6 @@ class Reference:
 
 def _reference(documents: list[Sequence]) -> Reference:
     return _found(_learner("cpu"), documents)
-
-
-def _on_cpu(documents: list[Sequence]) -> Reference:
-    """In a process that sees no GPU, as flows.bench._gpu_learner does it."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    try:
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            return pool.submit(_reference, documents).result(timeout=300)
-    finally:
-        if hidden is None:
-            del os.environ["CUDA_VISIBLE_DEVICES"]
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = hidden
 
 
 def _found(learner: Learner, documents: list[Sequence]) -> Reference:

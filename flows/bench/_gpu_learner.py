@@ -45,7 +45,7 @@ Found = tuple[dict[str, Check], dict[str, Figure]]
 def run(device: str) -> Iterator[Found]:
     """Checks and figures, group by group."""
     documents = _documents(24, 40, 400)
-    reference = _on_cpu(documents)
+    reference = on_cpu(_reference, documents)
     here, rounded = (_learner(device, dtype) for dtype in ("float32", "bfloat16"))
     yield _logprobs(reference, here, rounded, documents)
     yield _gradients(reference, here, rounded, documents)
@@ -85,13 +85,13 @@ class Reference:
     gradient: np.ndarray
 
 
-def _on_cpu(documents: list[Sequence]) -> Reference:
-    """In a process that sees no GPU: megatron-core puts a router's weights on the current one wherever the model is."""
+def on_cpu(reference: Callable[[list[Sequence]], Any], documents: list[Sequence]) -> Any:
+    """Computed in a process that sees no GPU: megatron-core puts a router on the current one wherever the model is."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(_reference, documents).result(timeout=300)
+            return pool.submit(reference, documents).result(timeout=300)
     finally:
         if hidden is None:
             del os.environ["CUDA_VISIBLE_DEVICES"]

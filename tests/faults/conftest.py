@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,21 @@ from tests.flows.conftest import toys  # noqa: F401  (puts the toy stages in pla
 @pytest.fixture
 def world(toys, tmp_path: Path) -> mini.World:  # noqa: F811
     return mini.World(tmp_path)
+
+
+@pytest.fixture
+def flow(world: mini.World) -> Iterator[Callable]:
+    """Starts flow processes that end with the test."""
+    started = []
+
+    def start():
+        started.append(world.start())
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join(10)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -57,21 +57,6 @@ def world(toys, jobs_api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         for job in made.of(node):
             if not job.ended:
                 made.jobs.stop(job.id)
-
-
-@pytest.fixture
-def flow(world: JobWorld) -> Iterator[Callable]:
-    """Starts flow processes that end with the test."""
-    started = []
-
-    def start():
-        started.append(world.start())
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.join(10)
 
 
 @pytest.mark.fault(

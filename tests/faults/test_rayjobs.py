@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,20 +69,6 @@ def world(toys, operator, kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     yield made
     for item in made.rayjobs():
         kube.admin.delete(RAYJOBS, item["metadata"]["name"])
-
-
-@pytest.fixture
-def flow(world: RayJobWorld) -> Iterator[Callable]:
-    started = []
-
-    def start():
-        started.append(world.start())
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.join(10)
 
 
 @pytest.mark.fault(
