@@ -1,49 +1,36 @@
-"""Builds the megatron-core GPTModel of a Ling 2.0 spec.
+"""Builds the megatron-core GPTModel of a Ling 2.0 spec, or a rank's part of it, and names its parts.
 
-The layer spec is megatron's local one with ringflow's attention, norm and experts (layers.py), or, where it is asked
-for, that of Transformer Engine (transformer_engine.py). Weights are drawn by `initialise` from one seed tensor by
-tensor, so that every rank, layout and machine draws the same model.
+What megatron is told of a spec is in components.model.megatron_config, the process groups it stands on in
+components.model.process_groups, the weights it begins with in components.model.initial.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from components.failures import BadInput, InfrastructureError
 from components.model import cpu_compat
-from components.model.hf import load_hf_state
+from components.model.initial import initialise
 from components.model.layout import UNDIVIDED, Layout, Place
-from components.model.shards import fuse_qkv, tensor_shapes
 from components.model.spec import LingSpec
 
 cpu_compat.install()
 
-from megatron.core import parallel_state  # noqa: E402  after the patches: decorators run at import
-from megatron.core.fp8_utils import get_fp8_context  # noqa: E402
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
+from megatron.core.fp8_utils import get_fp8_context  # noqa: E402  after the patches: decorators run at import
 from megatron.core.models.gpt.gpt_model import GPTModel  # noqa: E402
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region  # noqa: E402
 from megatron.core.transformer.moe.router_replay import RouterReplayAction  # noqa: E402
-from megatron.core.transformer.multi_token_prediction import (  # noqa: E402
-    MultiTokenPredictionBlockSubmodules,
-    get_mtp_layer_spec,
-)
-from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules  # noqa: E402
-from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
 from components.model.again import compute_again  # noqa: E402
 from components.model.head import use_tensor_cores  # noqa: E402
-from components.model.layers import GroupedExperts, LocalMoELayer, PackedAttention, PackedLayout, RMSNorm  # noqa: E402
-
-LOCAL: Mapping[str, Any] = {"moe_grouped_gemm": False}
+from components.model.layers import PackedLayout, RMSNorm  # noqa: E402
+from components.model.megatron_config import LOCAL, layer_spec, mtp_spec, transformer_config  # noqa: E402
+from components.model.process_groups import ensure_parallel_state  # noqa: E402
 
 
 class LingModel(GPTModel):
@@ -156,152 +143,6 @@ class LingModel(GPTModel):
         return hidden if positions is None else hidden.index_select(0, positions)
 
 
-def transformer_config(
-    spec: LingSpec,
-    dtype: torch.dtype = torch.float32,
-    cpu: bool = True,
-    layout: Layout = UNDIVIDED,
-    settings: Mapping[str, Any] = LOCAL,
-) -> TransformerConfig:
-    """Megatron's configuration of a spec: dropless routing, no auxiliary loss (the expert bias balances the load).
-
-    settings: what the kernels want (components.model.transformer_engine).
-    """
-    dense = spec.first_k_dense_replace
-    config = TransformerConfig(
-        tensor_model_parallel_size=layout.tensor,
-        sequence_parallel=layout.tensor > 1,
-        context_parallel_size=layout.context,
-        pipeline_model_parallel_size=layout.pipeline,
-        pipeline_dtype=dtype,
-        expert_model_parallel_size=layout.expert,
-        expert_tensor_parallel_size=1,
-        # Losses hold their denominators: the pipeline schedule must not divide them by the micro-batches.
-        calculate_per_token_loss=True,
-        num_layers=spec.num_hidden_layers,
-        hidden_size=spec.hidden_size,
-        num_attention_heads=spec.num_attention_heads,
-        num_query_groups=spec.num_key_value_heads,
-        kv_channels=spec.head_dim,
-        ffn_hidden_size=spec.intermediate_size,
-        moe_ffn_hidden_size=spec.moe_intermediate_size,
-        num_moe_experts=spec.num_experts,
-        moe_layer_freq=[0] * dense + [1] * (spec.num_hidden_layers - dense),
-        moe_router_topk=spec.num_experts_per_tok,
-        moe_router_num_groups=spec.n_group,
-        moe_router_group_topk=spec.topk_group,
-        moe_router_score_function=spec.score_function,
-        moe_router_enable_expert_bias=True,
-        moe_router_topk_scaling_factor=spec.routed_scaling_factor,
-        moe_router_dtype="fp32",
-        moe_router_load_balancing_type="none",
-        moe_router_bias_update_rate=0.0,
-        moe_enable_routing_replay=True,  # costs nothing until experts are given
-        moe_shared_expert_intermediate_size=spec.moe_intermediate_size * spec.num_shared_experts or None,
-        moe_token_dispatcher_type="allgather" if cpu else "alltoall",
-        add_bias_linear=False,
-        gated_linear_unit=True,
-        activation_func=F.silu,
-        normalization="RMSNorm",
-        layernorm_epsilon=spec.rms_norm_eps,
-        qk_layernorm=True,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-        params_dtype=dtype,
-        bf16=dtype == torch.bfloat16,
-        init_method_std=spec.initializer_range,
-        perform_initialization=False,
-        use_cpu_initialization=cpu,
-        # Each of these is a CUDA kernel or a compiled function.
-        bias_activation_fusion=False,
-        bias_dropout_fusion=False,
-        masked_softmax_fusion=False,
-        apply_rope_fusion=False,
-        gradient_accumulation_fusion=False,
-        persist_layer_norm=False,
-        mtp_num_layers=spec.num_nextn_predict_layers or None,
-        **settings,
-    )
-    # Micro-batches have as many tokens as their documents. Set afterwards, because megatron refuses it together with
-    # the allgather dispatcher, which needs equal lengths among ranks that share experts: the learner pads those.
-    config.variable_seq_lengths = layout.pipeline > 1
-    return config
-
-
-def _layer_spec(spec: LingSpec, layer: int, fused: bool = False) -> ModuleSpec:
-    if fused:
-        from components.model.transformer_engine import layer_spec as fused_layer_spec
-
-        return fused_layer_spec(spec, layer)
-    layer_spec = get_gpt_layer_local_spec(
-        num_experts=None if spec.is_dense(layer) else spec.num_experts, qk_layernorm=True, normalization="RMSNorm"
-    )
-    parts = layer_spec.submodules
-    parts.input_layernorm = RMSNorm
-    parts.pre_mlp_layernorm = RMSNorm
-    attention = parts.self_attention.submodules
-    attention.q_layernorm = RMSNorm
-    attention.k_layernorm = RMSNorm
-    attention.core_attention = PackedAttention
-    if not spec.is_dense(layer):
-        parts.mlp.module = LocalMoELayer
-        parts.mlp.submodules.experts = ModuleSpec(module=GroupedExperts)
-    return layer_spec
-
-
-def _mtp_spec(spec: LingSpec, norm: Any, fused: bool = False) -> MultiTokenPredictionBlockSubmodules | None:
-    """The MTP layer (DeepSeek-V3, arXiv 2412.19437, 2.2), behind the final norm as in megatron-core and Ling 2.0."""
-    if not spec.num_nextn_predict_layers:
-        return None
-    layer = get_mtp_layer_spec(_layer_spec(spec, spec.num_hidden_layers, fused), use_transformer_engine=fused)
-    layer.submodules.enorm = layer.submodules.hnorm = layer.submodules.layer_norm = norm
-    return MultiTokenPredictionBlockSubmodules(layer_specs=[layer])
-
-
-def ensure_parallel_state(layout: Layout = UNDIVIDED) -> None:
-    """Process groups of `layout`. A process that nobody connected to others is one of its own; no socket is opened.
-
-    Raises:
-        BadInput: more or fewer processes are connected than the layout has ranks.
-    """
-    if not torch.distributed.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
-    if (connected := torch.distributed.get_world_size()) != layout.world:
-        raise BadInput(f"{connected} learners are connected, the layout has {layout.world}", where="execution.learners")
-    if parallel_state.model_parallel_is_initialized():
-        if _initialised == (layout, torch.distributed.group.WORLD):
-            return
-        # Of another layout, or of connections that somebody (an engine in this process) has ended since.
-        parallel_state.destroy_model_parallel()
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=layout.tensor,
-        pipeline_model_parallel_size=layout.pipeline,
-        context_parallel_size=layout.context,
-        expert_model_parallel_size=layout.expert,
-        expert_tensor_parallel_size=1,
-    )
-    _remember(layout)
-
-
-_initialised: tuple[Layout, torch.distributed.ProcessGroup] | None = None
-
-
-def _remember(layout: Layout) -> None:
-    global _initialised
-    _initialised = layout, torch.distributed.group.WORLD
-    place = layout.place(torch.distributed.get_rank())
-    found = Place(
-        parallel_state.get_tensor_model_parallel_rank(),
-        parallel_state.get_context_parallel_rank(),
-        parallel_state.get_data_parallel_rank(),
-        parallel_state.get_pipeline_model_parallel_rank(),
-        parallel_state.get_expert_model_parallel_rank(),
-    )
-    if place != found:
-        raise InfrastructureError(f"megatron-core numbers ranks otherwise: {found}, expected {place}")
-
-
 def build_model(
     spec: LingSpec,
     device: str = "cpu",
@@ -347,7 +188,7 @@ def _build(spec: LingSpec, device: str, dtype: torch.dtype, layout: Layout, fuse
     config = transformer_config(spec, dtype, device == "cpu", layout, settings)
     place = layout.place(torch.distributed.get_rank())
     here = spec.num_hidden_layers // layout.pipeline
-    layers = [_layer_spec(spec, layer, fused) for layer in range(place.pipeline * here, (place.pipeline + 1) * here)]
+    layers = [layer_spec(spec, layer, fused) for layer in range(place.pipeline * here, (place.pipeline + 1) * here)]
     model = LingModel(
         config=config,
         transformer_layer_spec=TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm),
@@ -358,7 +199,7 @@ def _build(spec: LingSpec, device: str, dtype: torch.dtype, layout: Layout, fuse
         parallel_output=True,
         share_embeddings_and_output_weights=False,
         position_embedding_type="none",  # PackedAttention rotates: it knows where a document starts
-        mtp_block_spec=_mtp_spec(spec, norm, fused),
+        mtp_block_spec=mtp_spec(spec, norm, fused),
     )
     if fused:
         for layer in transformer_layers(model):
@@ -375,59 +216,6 @@ def _build(spec: LingSpec, device: str, dtype: torch.dtype, layout: Layout, fuse
         if device == "cuda":
             use_tensor_cores(model.output_layer)
     return model.to(device)
-
-
-def initialise(model: LingModel, spec: LingSpec, seed: int) -> None:
-    """Matrices N(0, initializer_range), norms 1, expert bias 0; the same model on every rank, layout and device."""
-    load_hf_state(model, spec, _drawn(spec, seed))
-
-
-def _drawn(spec: LingSpec, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """HF tensors drawn from one generator, one megatron matrix after another."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = tensor_shapes(spec)
-
-    def matrix(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32).normal_(0.0, spec.initializer_range, generator=generator)
-
-    def gated(prefixes: Sequence[str], width: int) -> Iterator[tuple[str, Tensor]]:
-        fc1 = matrix(len(prefixes), 2 * width, spec.hidden_size)
-        fc2 = matrix(len(prefixes), spec.hidden_size, width)
-        for prefix, both, down in zip(prefixes, fc1, fc2, strict=True):
-            yield f"{prefix}.gate_proj.weight", both[:width]
-            yield f"{prefix}.up_proj.weight", both[width:]
-            yield f"{prefix}.down_proj.weight", down
-
-    def named(name: str) -> tuple[str, Tensor]:
-        return name, matrix(*shapes[name])
-
-    def of_layer(layer: int) -> Iterator[tuple[str, Tensor]]:
-        prefix = f"model.layers.{layer}"
-        yield named(f"{prefix}.attention.dense.weight")
-        qkv = f"{prefix}.attention.query_key_value.weight"
-        yield qkv, fuse_qkv(matrix(*shapes[qkv]), spec)
-        if spec.is_dense(layer):
-            yield from gated([f"{prefix}.mlp"], spec.intermediate_size)
-            return
-        yield named(f"{prefix}.mlp.gate.weight")
-        experts = [f"{prefix}.mlp.experts.{expert}" for expert in range(spec.num_experts)]
-        yield from gated(experts, spec.moe_intermediate_size)
-        if spec.num_shared_experts:
-            width = spec.moe_intermediate_size * spec.num_shared_experts
-            yield from gated([f"{prefix}.mlp.shared_experts"], width)
-
-    yield named("model.word_embeddings.weight")
-    for layer in range(spec.num_hidden_layers):
-        yield from of_layer(layer)
-    yield named("lm_head.weight")
-    if spec.num_nextn_predict_layers:  # last, so that the rest is what it is without
-        yield named(f"{spec.mtp_prefix}eh_proj.weight")
-        yield from of_layer(spec.num_hidden_layers)
-    for name, shape in shapes.items():
-        if "norm" in name.rsplit(".", 2)[-2]:
-            yield name, torch.ones(shape)
-        elif name.endswith("expert_bias"):
-            yield name, torch.zeros(shape)
 
 
 def transformer_layers(model: LingModel) -> list[torch.nn.Module]:

@@ -19,9 +19,10 @@ from components.artifacts.stored import Stored
 from components.cluster.memory import resident_bytes
 from components.failures import BadInput, InfrastructureError, IntegrityError
 from components.model.architecture import check_architecture
-from components.model.builder import build_model, expert_biases, initialise, routers
+from components.model.builder import build_model, expert_biases, routers
 from components.model.hf import hf_state, load_hf_state, read_hf_directory, write_divided, write_hf_directory
 from components.model.hf_stored import load_stored, stored_spec
+from components.model.initial import initialise
 from components.model.layout import Layout
 from components.model.precision import FP8_ROWS, check_shapes
 from components.model.shards import joined, owned, pieces, served

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from components.model.builder import build_model, expert_biases, initialise, routers
+from components.model.builder import build_model, expert_biases, routers
+from components.model.initial import initialise
 from components.model.layers import PackedLayout
 from components.model.spec import PRESETS
 

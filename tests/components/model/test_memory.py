@@ -50,7 +50,7 @@ import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
-from components.model import builder
+from components.model import builder, process_groups
 from components.model.layout import Layout
 from components.model.shards import pieces
 from components.model.spec import PRESETS
@@ -96,7 +96,7 @@ for name, settings, dtype in json.loads(sys.argv[1]):
             tensor_model_parallel_size=layout.tensor, pipeline_model_parallel_size=layout.pipeline,
             context_parallel_size=layout.context, expert_model_parallel_size=layout.expert,
             expert_tensor_parallel_size=1, create_gloo_process_groups=False)
-        builder._remember(layout)
+        process_groups._remember(layout)
         before = allocated()
         model = builder.build_model(spec, dtype=getattr(torch, dtype), layout=layout)
         optimiser = FlatAdamW(model.parameters(), OptimiserConfig(lr=1e-3), 1, Ranks(layout, rank, "cpu").kind)
@@ -122,7 +122,7 @@ for name, settings, dtype in json.loads(sys.argv[1]):
         del model, optimiser, held
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
-builder._initialised = None
+process_groups._initialised = None
 saved = {}
 for name, dtype in [(name, dtype) for name in ("nano", "smoke", "mtp") for dtype in ("float32", "bfloat16")]:
     spec, stored = specs[name], {}
