@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from components.model.cost import decoding
-from components.model.planner import PROMPT, LoadTime, Plan, sft_steps
+from components.model.planner import LoadTime, Plan
 from components.model.spec import spec_for
+from components.model.workload import PROMPT, sft_steps
 from components.recipe.data import GeneratorSource
 from components.recipe.evaluation import EvaluationConfig
 from components.recipe.recipe import Recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from components.model.planner import sft_steps
+from components.model.workload import sft_steps
 from components.recipe.data import GeneratorSource
 from components.recipe.recipe import Recipe
 from components.recipe.rl import RlPhase

@@ -22,8 +22,9 @@ from components.model.memory import (
     rank_parameters,
     today,
 )
-from components.model.planner import loads_of, plan, smallest
+from components.model.planner import plan, smallest
 from components.model.spec import PRESETS
+from components.model.workload import loads_of
 from components.recipe.execution import ExecutionConfig
 from components.recipe.load import load_recipe
 from components.recipe.recipe import Recipe
