@@ -13,6 +13,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+from components.cluster.imports import imports
 from components.cluster.scratch import use_scratch_directory
 from components.failures import BadInput
 
@@ -49,7 +50,9 @@ class Worker:
     def build(self) -> None:
         """Imports the class and makes the object. Apart from the constructor, so that its errors arrive as they are."""
         module, _, name = self._target.partition(":")
-        self._object = getattr(importlib.import_module(module), name)(*self._args)
+        with imports():
+            found = getattr(importlib.import_module(module), name)
+        self._object = found(*self._args)
         del self._args
 
     def describe(self) -> dict[str, Any]:

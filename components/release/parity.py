@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from components.cluster.imports import imports
 from components.failures import Diverged, InfrastructureError
 from components.recipe.execution import ExecutionConfig
 from components.release.serve import stored_dtype
-from components.rollout.engine import ENVIRONMENT
+from components.rollout.engine import environment
 from components.rollout.gpu import GpuSettings
 
 if TYPE_CHECKING:
@@ -62,11 +63,12 @@ class ReleasedEngine:
     """vLLM on a released directory, weights read from disk; runs in a process of its own."""
 
     def __init__(self, directory: str, max_model_len: int, memory: float | None = None) -> None:
-        for name, value in ENVIRONMENT.items():
+        for name, value in environment("cpu" if memory is None else "cuda").items():
             os.environ.setdefault(name, value)
-        from vllm import LLM
+        with imports():
+            from vllm import LLM
 
-        from components.model.hf_config import register
+            from components.model.hf_config import register
 
         register()
         self._llm = LLM(
@@ -113,7 +115,7 @@ def released_engine(directory: Path, longest: int, execution: ExecutionConfig) -
         [(str(directory), longest + 1, None if settings is None else settings.memory)],
         gpus=1 if execution.device == "cuda" else 0,
         devices=[shared_devices(execution)[:1]] if execution.shares_gpus else None,
-        env=ENVIRONMENT,
+        env=environment(execution.device),
         threads=execution.threads if execution.device == "cpu" else 0,
         deadline_s=execution.start_deadline_s,
         name="released-engine",

@@ -133,6 +133,7 @@ def serve_command(model: str | Path, options: ServeOptions) -> tuple[list[str], 
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(options.kv_cache_gib)
         environment["OMP_NUM_THREADS"] = str(options.threads)
         environment["VLLM_CPU_OMP_THREADS_BIND"] = _cores(options.threads)
+        environment.setdefault("TORCHDYNAMO_DISABLE", "1")  # its sampler: 19 s of C++ compiler before the first answer
         environment.setdefault("VLLM_CPU_INT4_W4A8", "0")  # or, with AMX, activations would be rounded to 8 bits
     if options.api_key_env is not None:
         key = os.environ.get(options.api_key_env)

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from components.cluster.imports import imports
 from components.failures import BadInput, DeadlineExceeded, IntegrityError
 from components.model.wire import received
 from components.rollout.exchange import Layouts, verify
@@ -44,6 +45,14 @@ ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+# vLLM's sampler is under torch.compile also where the model is not. On a CPU that is 19 s of C++ compiler in every
+# process that draws its first token, for the rank of a log-prob, which is as fast without.
+UNCOMPILED = {"TORCHDYNAMO_DISABLE": "1"}
+
+
+def environment(device: str) -> dict[str, str]:
+    """What a process of vLLM must have in its environment before it imports it. device: `cpu` or `cuda`."""
+    return ENVIRONMENT | (UNCOMPILED if device == "cpu" else {})
 
 
 class Engine:
@@ -79,12 +88,13 @@ class Engine:
                 where="execution.engine_tensor_parallel",
                 remedy="Set it to 1, or switch routing replay off",
             )
-        for name, value in ENVIRONMENT.items():
+        for name, value in environment("cpu" if gpu is None else "cuda").items():
             os.environ.setdefault(name, value)
-        import torch
-        from vllm import LLM
+        with imports():
+            import torch
+            from vllm import LLM
 
-        from components.model.hf_config import register
+            from components.model.hf_config import register
 
         register()
         _let_vllm_scan_llvmlite()

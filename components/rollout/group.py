@@ -24,7 +24,7 @@ from components.model.wire import WeightShards
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.rollout.device_transfer import EngineClient
-from components.rollout.engine import ENVIRONMENT
+from components.rollout.engine import environment
 from components.rollout.exchange import Layouts, checksum, pack
 from components.rollout.gpu import GpuSettings
 from components.rollout.types import Progress, Sample, SampleRequest, Sampling, Until
@@ -95,7 +95,7 @@ class EngineGroup:
             count,
             [(dict(config), dtype, max_model_len, execution.max_num_seqs, routing, width, gpu)] * count,
             gpus=width if execution.device == "cuda" else 0,
-            env=ENVIRONMENT,
+            env=environment(execution.device),
             threads=execution.threads if execution.device == "cpu" else 0,
             first_core=execution.learners * execution.threads if execution.placement == "disaggregated" else None,
             devices=devices,

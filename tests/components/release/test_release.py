@@ -123,13 +123,15 @@ def test_card_states_data_scores_contamination_and_parity(checkpoint, tmp_path):
     assert "{{" not in card
 
 
-def test_serve_command_is_loopback_and_runs_no_code_of_the_model(checkpoint):
+def test_serve_command_is_loopback_and_runs_no_code_of_the_model(checkpoint, monkeypatch):
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)  # an engine of this process sets it
     command, environment = serve_command(checkpoint.parent, ServeOptions(port=8123, threads=1))
     line = " ".join(command)
     assert f"serve {checkpoint} --host 127.0.0.1 --port 8123" in line
     assert "trust-remote-code" not in line
     assert "--dtype float32" in line  # vLLM's `auto` would run float32 weights in bfloat16
-    assert environment["OMP_NUM_THREADS"] == "1"
+    assert (environment["OMP_NUM_THREADS"], environment["TORCHDYNAMO_DISABLE"]) == ("1", "1")
+    assert "TORCHDYNAMO_DISABLE" not in serve_command(checkpoint, ServeOptions(device="cuda"))[1]
 
 
 def test_what_cannot_be_served_is_named(checkpoint, tmp_path, monkeypatch):

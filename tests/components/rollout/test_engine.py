@@ -131,6 +131,14 @@ def test_what_does_not_fit_is_named_and_a_deadline_leaves_the_engine_usable(engi
     assert len(engine.generate(requests(2), SAMPLING, 10, DEADLINE_S)) == 2
 
 
+def test_on_a_cpu_nothing_is_compiled_for_the_first_draw(engine):
+    from torch._dynamo.utils import counters
+
+    publish(engine, 11, weights_of(1)[1])
+    assert engine.generate(requests(1), SAMPLING, 11, DEADLINE_S)
+    assert not counters["frames"]
+
+
 def test_a_sleeping_engine_admits_nothing_and_draws_the_same_when_awake(engine):
     publish(engine, 20, weights_of(1)[1])
     before = engine.generate(requests(6), SAMPLING, 20, DEADLINE_S)
