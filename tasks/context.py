@@ -11,6 +11,7 @@ from typing import Any
 from components.artifacts.context import Load, ResumePoint, unread
 from components.artifacts.folder import Folder
 from components.artifacts.lease import Lease
+from components.artifacts.outbox import Outbox
 from components.artifacts.ref import ArtifactRef
 from components.artifacts.resume import StoreResume
 from components.artifacts.spent import own_work, spent_on
@@ -21,8 +22,9 @@ from tasks.node import Node
 from tasks.progress import Progress
 from tasks.session import Session
 
-# Key beside a stage's own state in a resume point: seconds of work that led to it.
+# Keys beside a stage's own state in a resume point: seconds of work that led to it, and what was sent before it.
 WALL = "ringflow.wall_s"
+SENT = "ringflow.sent"
 
 
 class WorkClock:
@@ -44,14 +46,17 @@ class WorkClock:
 class TrackedResume:
     """The store's resume area; metrics up to a point are in the tracker before the point exists.
 
-    said: told the step of every point that the stage goes on from.
+    outbox: goes back with the stage. said: told the step of every point that the stage goes on from.
     """
 
-    def __init__(self, area: StoreResume, tracked: Any, clock: WorkClock, said: Callable[[int], None]) -> None:
-        self._area, self._tracked, self._clock, self._said = area, tracked, clock, said
+    def __init__(
+        self, area: StoreResume, outbox: Outbox, tracked: Any, clock: WorkClock, said: Callable[[int], None]
+    ) -> None:
+        self._area, self._outbox, self._tracked, self._clock, self._said = area, outbox, tracked, clock, said
 
     def latest(self, load: Load = unread) -> ResumePoint | None:
         def loaded(point: ResumePoint) -> None:
+            self._outbox.restore(point.state.get(SENT, {}))
             with own_work():  # starts learners, perhaps; what they wait for is counted there
                 load(point)
 
@@ -59,9 +64,10 @@ class TrackedResume:
             point = self._area.latest(loaded)
         self._clock.goes_on_from(float(point.state.get(WALL, 0.0)) if point else 0.0)
         if point is None:
+            self._outbox.restore({})
             return None
         self._said(point.step)
-        return replace(point, state={name: value for name, value in point.state.items() if name != WALL})
+        return replace(point, state={name: value for name, value in point.state.items() if name not in (WALL, SENT)})
 
     def place(self, step: int) -> Folder:
         return self._area.place(step)
@@ -71,7 +77,8 @@ class TrackedResume:
             with spent_on("MLflow"):
                 self._tracked.flush()
         with spent_on("S3"):
-            self._area.save(step, directory, {**state, WALL: self._clock.seconds()}, place)
+            sent = self._outbox.state()
+            self._area.save(step, directory, {**state, WALL: self._clock.seconds(), SENT: sent}, place)
 
 
 class RunnerContext:
@@ -84,6 +91,7 @@ class RunnerContext:
     seed: int
     execution: ExecutionConfig
     output: Path
+    outbox: Outbox
     scratch: Path
 
     def __init__(
@@ -95,7 +103,9 @@ class RunnerContext:
         self.scratch.mkdir(parents=True)
         self.clock = WorkClock()
         self.place = here() or Place(session.run_id, node.name)
-        self.resume = TrackedResume(StoreResume(session.store, lease, self.scratch), tracked, self.clock, self._goes_on)
+        self.outbox = session.store.outbox(lease)
+        area = StoreResume(session.store, lease, self.scratch)
+        self.resume = TrackedResume(area, self.outbox, tracked, self.clock, self._goes_on)
         self.reads: dict[str, set[str]] = {}
         self._session, self._lease, self._tracked, self._progress = session, lease, tracked, progress
         self._stage = node.stage.type

@@ -161,6 +161,7 @@ def compute(
                 result.summary,
                 node=node.name,
                 records=records,
+                outbox=context.outbox,
             )
         session.computed.add(node.name)
         if tracked is not None:
@@ -169,8 +170,9 @@ def compute(
         try:
             with spent_on("S3"):
                 StoreResume(session.store, lease, context.scratch).clear()
+                context.outbox.clear()
         except RingflowError as error:  # the artifact is committed; leftovers cost space, not correctness
-            log.warning("resume points of %s were not removed: %s", node.name, error)
+            log.warning("what only resume points of %s needed was not removed: %s", node.name, error)
         return ref
     except BaseException as error:
         if tracked is not None:

@@ -12,11 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import xxhash
 
-from components.artifacts.folder import Folder
 from components.failures import IntegrityError
+
+if TYPE_CHECKING:
+    from components.artifacts.folder import Folder
 
 # A small part of a large block can be read without much of the rest, and 12 TB have 1.5 million digests: 50 MB.
 CHUNK_BYTES = 8 << 20
@@ -49,6 +52,27 @@ class Traffic:
 
 def chunk_digest(data: memoryview | bytes) -> str:
     return xxhash.xxh3_128_hexdigest(data)
+
+
+class ChunkDigests:
+    """Digests of the chunks of a file that comes in pieces of any size."""
+
+    def __init__(self) -> None:
+        self._done: list[str] = []
+        self._open, self._left = xxhash.xxh3_128(), CHUNK_BYTES
+
+    def update(self, data: memoryview | bytes | bytearray) -> None:
+        rest = memoryview(data)
+        while len(rest):
+            taken, rest = rest[: self._left], rest[self._left :]
+            self._open.update(taken)
+            self._left -= len(taken)
+            if not self._left:
+                self._done.append(self._open.hexdigest())
+                self._open, self._left = xxhash.xxh3_128(), CHUNK_BYTES
+
+    def digests(self) -> tuple[str, ...]:
+        return (*self._done, self._open.hexdigest()) if self._left < CHUNK_BYTES else tuple(self._done)
 
 
 def spans(size: int) -> Iterator[tuple[int, int]]:

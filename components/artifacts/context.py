@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from components.artifacts.folder import Folder
+from components.artifacts.outbox import Outbox
 from components.artifacts.ref import ArtifactRef, ModelContract
 from components.artifacts.stored import Stored
 from components.recipe.execution import ExecutionConfig
@@ -57,12 +58,17 @@ class ResumeArea(Protocol):
 
 
 class StageContext(Protocol):
-    """Handed to `run(context, inputs, config)` of every stage."""
+    """Handed to `run(context, inputs, config)` of every stage.
+
+    The artifact is what lies below `output` and what was sent by `outbox`. Of `output` every attempt begins anew; what
+    was sent up to a resume point is there again after it.
+    """
 
     node: str
     seed: int
     execution: ExecutionConfig
     output: Path
+    outbox: Outbox
     scratch: Path
     resume: ResumeArea
 
@@ -90,7 +96,7 @@ class StageContext(Protocol):
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage's function returns; its files are below `context.output`."""
+    """What a stage's function returns; its files are below `context.output` and in `context.outbox`."""
 
     summary: Mapping[str, float | int | str]
     contract: ModelContract | None = None

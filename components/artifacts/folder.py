@@ -17,10 +17,23 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from components.artifacts.chunks import ChunkDigests
 from components.artifacts.digest import bytes_sha256
 from components.artifacts.manifest import FileEntry
 from components.artifacts.objects import PART_BYTES, Objects, open_objects
 from components.failures import BadInput, IntegrityError
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A file that was stored, its path below the folder. chunks: their digests (components.artifacts.chunks)."""
+
+    file: FileEntry
+    chunks: tuple[str, ...] = ()
+
+    def below(self, folder: str) -> Sent:
+        """The same, with its path from a folder above on."""
+        return replace(self, file=self.file.model_copy(update={"path": join(folder, self.file.path)}))
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,7 @@ class Folder:
         """A folder of it, with what is recorded of the files of these names."""
         found = (entry for entry in self.files if entry.path in {f"{folder}/{name}" for name in names})
         files = tuple(entry.model_copy(update={"path": entry.path[len(folder) + 1 :]}) for entry in found)
-        return replace(self, key=f"{self.key}/{folder}", files=files)
+        return replace(self, key=join(self.key, folder), files=files)
 
     def entry(self, path: str) -> FileEntry:
         """What is recorded of a file. Raises IntegrityError when nothing is."""
@@ -67,24 +80,25 @@ class Folder:
                 return entry
         raise IntegrityError(f"{self}: there is no record of {path}")
 
-    def send(self, path: str, blocks: Iterable[memoryview | bytes]) -> FileEntry:
+    def send(self, path: str, blocks: Iterable[memoryview | bytes]) -> Sent:
         """Stores the blocks as one file, whole or not at all; of larger files a few parts are in memory at a time.
 
         Raises:
             BadInput, InfrastructureError: as components.artifacts.objects.Objects.
         """
-        digest, size = hashlib.sha256(), 0
+        digest, chunks, size = hashlib.sha256(), ChunkDigests(), 0
 
         def parts() -> Iterator[bytes | bytearray]:
             nonlocal size
             for part in _parts(blocks):
                 digest.update(part)
+                chunks.update(part)
                 size += len(part)
                 yield part
 
         with self._opened() as objects:
             objects.write(f"{self.key}/{path}", parts())
-        return FileEntry(path=path, size=size, sha256=digest.hexdigest())
+        return Sent(FileEntry(path=path, size=size, sha256=digest.hexdigest()), chunks.digests())
 
     def read(self, path: str) -> bytes:
         """A small file, compared with its record. Raises IntegrityError when it differs or is missing."""
@@ -117,6 +131,11 @@ class Folder:
                 where=f"{error.where} from host {socket.gethostname()}",
                 remedy=f"{error.remedy}. Every Ray node needs them in the environment it is started with",
             ) from error
+
+
+def join(*parts: str) -> str:
+    """A key or path of those that are not empty."""
+    return "/".join(part for part in parts if part)
 
 
 @lru_cache(maxsize=8)

@@ -1,7 +1,7 @@
 """StageContext on plain directories: the same stage code in a unit test, a benchmark or at a prompt, with no servers.
 
-Below `root`: output/ (what the stage produces), scratch/, resume/<step>/, attachments/, metrics.jsonl. A new context on
-the same root finds the resume points and metrics of the previous one, as a rerun of a stage would.
+Below `root`: output/ (what the stage produces, sent or written), scratch/, resume/<step>/, attachments/, metrics.jsonl.
+A new context on the same root finds the resume points and metrics of the previous one, as a rerun of a stage would.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from components.artifacts.context import Load, ResumePoint, unread
 from components.artifacts.digest import digest_json, file_sha256, tree
 from components.artifacts.folder import Folder
 from components.artifacts.manifest import FileEntry
+from components.artifacts.objects import DirectoryObjects
+from components.artifacts.outbox import Outbox
 from components.artifacts.ref import ArtifactRef
 from components.artifacts.stored import Stored
 from components.failures import BadInput, IntegrityError
@@ -29,19 +31,21 @@ KEEP_RESUME_POINTS = 2
 class LocalResume:
     """Resume points as directories: written beside, then renamed into place, so a point is complete or absent."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, outbox: Outbox) -> None:
+        self.root, self._outbox = root, outbox
 
     def latest(self, load: Load = unread) -> ResumePoint | None:
         for step in sorted(self._steps(), reverse=True):
             directory = self.root / f"{step:08d}"
             try:
-                point = self._read(step, directory)
+                point, sent = self._read(step, directory)
+                self._outbox.restore(sent)
                 load(point)
             except IntegrityError as error:
                 print(f"warning: resume point {directory} skipped: {error}", file=sys.stderr)
             else:
                 return point
+        self._outbox.restore({})
         return None
 
     def place(self, step: int) -> Folder:
@@ -56,7 +60,8 @@ class LocalResume:
         shutil.copytree(directory, partial / "files", dirs_exist_ok=True)
         digests = {path: file_sha256(partial / "files" / path) for path in tree(directory)}
         parts = [entry.model_dump() for entry in place.files]
-        point = {"step": step, "state": dict(state), "files": digests, "parts": parts}
+        sent = self._outbox.state()
+        point = {"step": step, "state": dict(state), "files": digests, "parts": parts, "sent": sent}
         (partial / "point.json").write_text(json.dumps(point))
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
@@ -69,13 +74,13 @@ class LocalResume:
     def _steps(self) -> list[int]:
         return [int(path.name) for path in self.root.glob("[0-9]*")] if self.root.is_dir() else []
 
-    def _read(self, step: int, directory: Path) -> ResumePoint:
+    def _read(self, step: int, directory: Path) -> tuple[ResumePoint, dict[str, Any]]:
         try:
             return self._load(step, directory)
         except (OSError, ValueError) as error:
             raise IntegrityError(str(error)) from error
 
-    def _load(self, step: int, directory: Path) -> ResumePoint:
+    def _load(self, step: int, directory: Path) -> tuple[ResumePoint, dict[str, Any]]:
         point = json.loads((directory / "point.json").read_text())
         for path, expected in point["files"].items():
             actual = file_sha256(directory / "files" / path)
@@ -89,7 +94,8 @@ class LocalResume:
         for path, digest in point["files"].items():
             size = (directory / "files" / path).stat().st_size
             entries.append(FileEntry(path=path, size=size, sha256=digest))
-        return ResumePoint(step, directory / "files", point["state"], Folder.local(directory / "files", entries))
+        place = Folder.local(directory / "files", entries)
+        return ResumePoint(step, directory / "files", point["state"], place), point["sent"]
 
 
 class LocalContext:
@@ -102,6 +108,7 @@ class LocalContext:
         execution: execution settings; the defaults when absent.
         quiet: True keeps `progress` silent.
         previous: what `earlier` answers.
+        outbox: one that does not send to `output`.
     """
 
     def __init__(
@@ -112,6 +119,7 @@ class LocalContext:
         execution: ExecutionConfig | None = None,
         quiet: bool = False,
         previous: ArtifactRef | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         self.root, self.node, self.seed, self.quiet = Path(root), node, seed, quiet
         self._previous = previous
@@ -120,7 +128,8 @@ class LocalContext:
         self.scratch = self.root / "scratch"
         self.output.mkdir(parents=True, exist_ok=True)
         self.scratch.mkdir(parents=True, exist_ok=True)
-        self.resume = LocalResume(self.root / "resume")
+        self.outbox = outbox or Outbox(DirectoryObjects(self.root), "", self.output.name)
+        self.resume = LocalResume(self.root / "resume", self.outbox)
         self.history: list[tuple[int, dict[str, float]]] = self._read_history()
         self._logged = {(step, name) for step, values in self.history for name in values}
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from components.failures import BadInput, InfrastructureError
+from components.failures import BadInput, InfrastructureError, IntegrityError
 from components.telemetry import metrics
 
 BLOCK_BYTES = 1 << 20
@@ -75,6 +75,9 @@ class Objects(Protocol):
         """Stores the parts, one after another, as one object, which replaces an existing one once it is whole.
 
         parts: each but the last of PART_BYTES; a few of them are held at a time."""
+
+    def copy(self, source: str, target: str) -> None:
+        """Copies an object inside the storage: no byte of it comes here. Raises IntegrityError when it is absent."""
 
     def get(self, key: str, path: Path) -> bool:
         """Downloads to a local path. False when absent."""
@@ -167,6 +170,15 @@ class DirectoryObjects:
             finally:
                 temporary.unlink(missing_ok=True)
         moved("write", size)
+
+    def copy(self, source: str, target: str) -> None:
+        with self._errors(target):
+            temporary = self._beside(target)
+            try:
+                shutil.copyfile(self.path(source), temporary)
+            except FileNotFoundError as error:
+                raise IntegrityError(f"{self.url}/{source} is missing") from error
+            os.replace(temporary, self.path(target))
 
     def read_part(self, key: str, start: int, size: int) -> bytes | None:
         with self._errors(key):

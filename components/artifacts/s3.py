@@ -22,9 +22,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components.artifacts.objects import BLOCK_BYTES, PRIVATE, Upload, Versioned, moved
+from components.artifacts.s3_copy import copy_object
 from components.artifacts.s3_errors import ABSENT, broken, code_of, transient
 from components.artifacts.s3_parts import write_parts
-from components.failures import BadInput, DeadlineExceeded, InfrastructureError, RingflowError
+from components.failures import BadInput, DeadlineExceeded, InfrastructureError, IntegrityError, RingflowError
 from components.recipe.secrets import refuse_in_address
 from components.telemetry import metrics
 
@@ -95,13 +96,8 @@ class S3Objects:
 
     def etag(self, key: str) -> str | None:
         """The object's entity tag, None when it is not there."""
-        with self._errors(key):
-            try:
-                return self.fs.call_s3("head_object", **self._at(key))["ETag"].strip('"')
-            except OSError as error:
-                if code_of(error) in ABSENT:
-                    return None
-                raise
+        found = self._head(key)
+        return None if found is None else found["ETag"].strip('"')
 
     def create(self, key: str, data: bytes) -> bool:
         with self._errors(key):
@@ -139,6 +135,14 @@ class S3Objects:
         with self._errors(key):
             size = write_parts(lambda call, **more: self.fs.call_s3(call, **self._at(key), **more), parts)
         moved("write", size)
+
+    def copy(self, source: str, target: str) -> None:
+        found = self._head(source)
+        if found is None:
+            raise IntegrityError(f"{self.url}/{source} is missing")
+        place, size = self._at(target), found["ContentLength"]
+        with self._errors(target):
+            copy_object(lambda call, **more: self.fs.call_s3(call, **place, **more), self._at(source), size)
 
     def get(self, key: str, path: Path) -> bool:
         with self._errors(key):
@@ -246,6 +250,15 @@ class S3Objects:
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _head(self, key: str) -> dict[str, Any] | None:
+        with self._errors(key):
+            try:
+                return self.fs.call_s3("head_object", **self._at(key))
+            except OSError as error:
+                if code_of(error) in ABSENT:
+                    return None
+                raise
 
     def _open(self, connect_s: float, read_s: float, attempts: int) -> Any:
         from s3fs import S3FileSystem

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from components.artifacts import signature
 from components.artifacts.cache import Cache
 from components.artifacts.digest import bytes_sha256
 from components.artifacts.fingerprint import fingerprint_of
-from components.artifacts.folder import Folder
+from components.artifacts.folder import Folder, Sent
 from components.artifacts.lease import Lease
 from components.artifacts.manifest import FileEntry, Manifest, Provenance, entries_of
 from components.artifacts.objects import PRIVATE, open_objects
+from components.artifacts.outbox import Outbox
 from components.artifacts.ref import ArtifactKind, ArtifactRef, ModelContract
 from components.artifacts.stored import Stored, chunk_record
 from components.artifacts.verify import Report, verify_artifact
@@ -95,6 +97,11 @@ class Store:
         marker = self.commit(root)
         return None if marker is None else self._ref(root, marker)
 
+    def outbox(self, lease: Lease) -> Outbox:
+        """Of a new attempt: for files that are sent ahead of `publish`."""
+        name = f"{lease.token:06d}-{uuid.uuid4().hex[:12]}"
+        return Outbox(self.objects, f"{lease.project}/{lease.stage}/{lease.fingerprint}/attempts/{name}")
+
     def publish(
         self,
         lease: Lease,
@@ -106,6 +113,7 @@ class Store:
         summary: Mapping[str, float | int | str] | None = None,
         node: str = "",
         records: Mapping[str, bytes] | None = None,
+        outbox: Outbox | None = None,
     ) -> ArtifactRef:
         """Uploads `directory` as an attempt and commits it; another run's artifact if that was committed first.
 
@@ -115,27 +123,26 @@ class Store:
             identity: what the fingerprint is the digest of.
             node: the DAG node people know it by (`rlvr-1`); the lease's stage when empty. Not part of the identity.
             records: small files about the making, by name; kept beside the artifact's files.
+            outbox: of `outbox`, whose files become part of the artifact too.
 
         Raises LeaseLost when the lease is gone just before the commit; IntegrityError when the identity is not the
-        fingerprint's or the directory changed during the upload; BadInput for an empty directory.
+        fingerprint's or the directory changed during the upload; BadInput when there is no file, or one twice.
         """
         if fingerprint_of(identity) != lease.fingerprint:
             raise IntegrityError(
                 f"{lease.stage}: the identity has fingerprint {fingerprint_of(identity)}, the lease {lease.fingerprint}"
             )
-        entries = entries_of(directory)
-        if not entries:
-            raise BadInput("the stage produced no files", where=f"{lease.stage}: {directory}")
-        records = {**(records or {}), **chunk_record(directory, entries)}
-        root = f"{lease.project}/{lease.stage}/{lease.fingerprint}"
-        attempt = f"{lease.token:06d}-{uuid.uuid4().hex[:12]}"
-        prefix = f"{root}/attempts/{attempt}"
+        outbox = outbox or self.outbox(lease)
+        attempt = outbox.attempt
+        sent, entries = outbox.settle(), entries_of(directory)
+        files = _together(entries, sent, f"{lease.stage}: {directory}")
+        records = {**(records or {}), **chunk_record(directory, entries, sent)}
         manifest = Manifest(
             kind=kind,
             stage=node or lease.stage,
             fingerprint=lease.fingerprint,
             identity=dict(identity),
-            files=entries,
+            files=files,
             contract=contract,
             summary=dict(summary or {}),
             provenance=provenance,
@@ -144,18 +151,17 @@ class Store:
                 for name, data in sorted(records.items())
             ),
         )
-        self.upload(directory, entries, f"{prefix}/files", lease)
-        for name, content in records.items():
-            if not self.objects.create(f"{prefix}/records/{name}", content):
-                raise IntegrityError(f"{self.url}/{prefix}/records/{name} exists already with other content")
+        self.upload(directory, entries, f"{attempt}/files", lease, tuple(each.file for each in sent))
         data = manifest.to_bytes()
-        if not self.objects.create(f"{prefix}/manifest.json", data):
-            raise IntegrityError(f"{self.url}/{prefix}/manifest.json exists already with other content")
         signed = signature.sign(data)
-        if signed is not None and not self.objects.create(f"{prefix}/{signature.NAME}", signed):
-            raise IntegrityError(f"{self.url}/{prefix}/{signature.NAME} exists already with other content")
+        for name, content in records.items():
+            self._create(f"{attempt}/records/{name}", content)
+        self._create(f"{attempt}/manifest.json", data)
+        if signed is not None:
+            self._create(f"{attempt}/{signature.NAME}", signed)
+        root, _, name = attempt.rsplit("/", 2)
         commit = Commit(
-            attempt=attempt,
+            attempt=name,
             manifest_sha256=bytes_sha256(data),
             token=lease.token,
             nonce=lease.nonce,
@@ -352,6 +358,10 @@ class Store:
                 f"See `ringflow verify {ref.uri}`; restore the files, or remove the artifact to compute it again"
             )
 
+    def _create(self, key: str, data: bytes) -> None:
+        if not self.objects.create(key, data):
+            raise IntegrityError(f"{self.url}/{key} exists already with other content")
+
     def _ref(self, root: str, commit: Commit, manifest: Manifest | None = None) -> ArtifactRef:
         return self._load(root, commit, manifest)[0]
 
@@ -386,6 +396,17 @@ class Store:
             summary=manifest.summary,
         )
         return ref, self._remember(manifest, ref)
+
+
+def _together(entries: tuple[FileEntry, ...], sent: tuple[Sent, ...], where: str) -> tuple[FileEntry, ...]:
+    """All files of an artifact, sorted by path."""
+    files = sorted((*entries, *(each.file for each in sent)), key=lambda entry: entry.path)
+    if not files:
+        raise BadInput("the stage produced no files", where=where)
+    for one, other in pairwise(files):
+        if one.path == other.path:
+            raise BadInput(f"{one.path} was both sent and written to the output directory", where=where)
+    return tuple(files)
 
 
 def _each(pool: ThreadPoolExecutor, function, calls, broken: list[str] | None) -> list[Any]:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from components.artifacts.chunks import CHUNK_BYTES, Chunk, Traffic, chunk_digest, read_chunks, spans
-from components.artifacts.folder import Folder
+from components.artifacts.folder import Folder, Sent
 from components.artifacts.manifest import FileEntry, entries_of
 
 RECORD = "records/chunks.json"
@@ -141,9 +141,15 @@ class _Wanted:
             take(start, data)
 
 
-def chunk_record(directory: Path, entries: Sequence[FileEntry]) -> dict[str, bytes]:
-    """The record of an artifact's safetensors files, by its name; none when it has no such file."""
-    digests = {}
+def chunk_record(directory: Path, entries: Sequence[FileEntry], sent: Sequence[Sent] = ()) -> dict[str, bytes]:
+    """The record of an artifact's safetensors files, by its name; none when it has no such file.
+
+    entries: of the directory. sent: files that were sent already."""
+    digests: dict[str, Sequence[str]] = {
+        f"files/{each.file.path}": each.chunks
+        for each in sent
+        if each.file.path.endswith(".safetensors") and each.chunks
+    }
     for entry in entries:
         if entry.path.endswith(".safetensors"):
             with open(directory / entry.path, "rb") as stream:

@@ -1,8 +1,7 @@
 """Hugging Face BailingMoeV2 weights to and from the megatron-core model, bit for bit, and their directories.
 
-Which part of which tensor a rank holds is known by components.model.shards. A divided model is written without any rank
-holding all of it: every rank writes a shard file of its own, gathering one tensor at a time where tensor parallelism
-cut it. Names are those of FACTS and of inclusionAI's checkpoints.
+Which part of which tensor a rank holds is known by components.model.shards; what learners hold is written by
+components.model.hf_sent. Names are those of FACTS and of inclusionAI's checkpoints.
 
 Tensors of the MTP layer are written to files of their own, `mtp*.safetensors`, which the index does not name: vLLM 0.32
 loads what the index names and refuses a layer its BailingMoeV2 has no place for. They are read from there, and from
@@ -12,10 +11,10 @@ among the others, as inclusionAI's base models have them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +35,7 @@ from components.model.hf_config import (
     quantisation,
     spec_from_config,
 )
-from components.model.shards import Piece, assemble, joined, pieces, tensor_shapes
+from components.model.shards import Piece, joined, pieces, tensor_shapes
 from components.model.spec import LingSpec
 
 if TYPE_CHECKING:
@@ -125,65 +124,13 @@ def write_hf_directory(
     directory.mkdir(parents=True, exist_ok=True)
     if dtype in _QUANTISERS:
         tensors = _QUANTISERS[dtype](tensors)
-    shards = _write_shards(directory, tensors, dtype, shard_bytes, spec.mtp_prefix, rank=0)
-    _name_shards(directory, shards, mine=shards)
-    _describe(directory, spec, shards, tokenizer, dtype)
-
-
-@torch.no_grad()
-def write_divided(
-    directory: Path, model: LingModel, spec: LingSpec, tokenizer: Any, dtype: str, shard_bytes: int = SHARD_BYTES
-) -> None:
-    """`write_hf_directory` by all ranks of a divided model at once, into a directory they share; a collective.
-
-    A rank holds at most one shard file and one whole tensor more than its own weights.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    mine = _write_shards(directory, _gathered(model, spec), dtype, shard_bytes, spec.mtp_prefix, rank)
-    everyone: list[list[Shard]] = [[] for _ in range(world)]
-    torch.distributed.all_gather_object(everyone, mine)
-    shards = [shard for each in everyone for shard in each]
-    _name_shards(directory, shards, mine)
-    torch.distributed.barrier()  # the index must not name a file that is not there yet
-    if rank == 0:
-        _describe(directory, spec, shards, tokenizer, dtype)
-    torch.distributed.barrier()
-
-
-def _gathered(model: LingModel, spec: LingSpec) -> Iterator[tuple[str, Tensor]]:
-    """Whole tensors, each on one rank: tensor parallel blocks are gathered in turns, the rest lies somewhere whole."""
-    from megatron.core import parallel_state
-
-    group, count = parallel_state.get_tensor_model_parallel_group(), model.layout.tensor
-    members = torch.distributed.get_process_group_ranks(group)
-    cut = 0
-    for name, found in groupby(pieces(model, spec), key=lambda piece: piece.name):
-        blocks = [piece for piece in found if piece.holder == 0]
-        if not blocks:
-            continue
-        if all(piece.sizes == piece.shape for piece in blocks) or count == 1:
-            yield next(joined(iter(blocks)))
-            continue
-        writer, cut = cut % count, cut + 1
-        parts: list[tuple[tuple[int, ...], Tensor]] = []
-        for piece in blocks:
-            block = piece.read().contiguous()
-            here = model.place.tensor == writer
-            received = [torch.empty_like(block) for _ in range(count)] if here else None
-            torch.distributed.gather(block, received, dst=members[writer], group=group)
-            dim = next(i for i, (size, full) in enumerate(zip(piece.sizes, piece.shape, strict=True)) if size != full)
-            for other, part in enumerate(received or ()):
-                starts = list(piece.starts)
-                starts[dim] += (other - model.place.tensor) * piece.sizes[dim]
-                parts.append((tuple(starts), part))
-        if parts:
-            yield name, assemble(blocks[0].shape, parts)
+    shards = _write_shards(directory, tensors, dtype, shard_bytes, spec.mtp_prefix)
+    describe(directory, spec, list(_named(directory, shards)), tokenizer, dtype)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One safetensors file: its passing name, tensors and bytes. ahead: they are the MTP layer's."""
+    """One safetensors file: its name, tensors and bytes. ahead: they are the MTP layer's."""
 
     file: str
     tensors: tuple[str, ...]
@@ -192,9 +139,9 @@ class Shard:
 
 
 def _write_shards(
-    directory: Path, tensors: Iterable[tuple[str, Tensor]], dtype: str, shard_bytes: int, mtp_prefix: str, rank: int
+    directory: Path, tensors: Iterable[tuple[str, Tensor]], dtype: str, shard_bytes: int, mtp_prefix: str
 ) -> list[Shard]:
-    """Writes shards under passing names, since their final ones hold the number of shards of all ranks."""
+    """Writes shards under passing names, since their final ones hold the number of all."""
     from safetensors.torch import save_file
 
     written: list[Shard] = []
@@ -202,12 +149,12 @@ def _write_shards(
     used, ahead = 0, False
 
     def flush() -> None:
-        name = f".shard-{rank}-{len(written)}.partial"
+        name = f".shard-{len(written)}.partial"
         save_file(shard, str(directory / name), metadata={"format": "pt"})
         written.append(Shard(name, tuple(shard), used, ahead))
 
     for name, tensor in tensors:
-        stored = tensor.detach().to("cpu", _stored_as(name, tensor, dtype), copy=True).contiguous()
+        stored = tensor.detach().to("cpu", stored_as(name, tensor.dtype, dtype), copy=True).contiguous()
         size = stored.numel() * stored.element_size()
         if shard and (used + size > shard_bytes or ahead != name.startswith(mtp_prefix)):
             flush()
@@ -220,37 +167,37 @@ def _write_shards(
     return written
 
 
-def _stored_as(name: str, tensor: Tensor, dtype: str) -> torch.dtype:
-    if tensor.dtype in (torch.float8_e4m3fn, torch.int32, torch.int64):  # what a quantiser made
-        return tensor.dtype
+def stored_as(name: str, own: torch.dtype, dtype: str) -> torch.dtype:
+    """What a tensor of dtype `own` is written as."""
+    if own in (torch.float8_e4m3fn, torch.int32, torch.int64):  # what a quantiser made
+        return own
     if ".mlp.gate." in name or name.endswith(fp8.SCALE):
         return torch.float32
     return getattr(torch, REST if dtype in QUANTISED else dtype)
 
 
-def _final_names(shards: list[Shard]) -> list[str]:
-    """Of every shard; the MTP layer's are counted for themselves."""
-    names = []
-    for index, shard in enumerate(shards):
-        kind, alike = "mtp" if shard.ahead else "model", [each.ahead == shard.ahead for each in shards]
-        count = sum(alike)
-        number = f"-{sum(alike[: index + 1]):05d}-of-{count:05d}" if count > 1 else ""
-        names.append(f"{kind}{number}.safetensors")
+def file_names(ahead: Sequence[bool]) -> list[str]:
+    """Of all weight files, each told whether it is the MTP layer's: those are counted for themselves."""
+    total, count, names = Counter(ahead), Counter[bool](), []
+    for each in ahead:
+        count[each] += 1
+        number = f"-{count[each]:05d}-of-{total[each]:05d}" if total[each] > 1 else ""
+        names.append(f"{MTP_FILE if each else 'model'}{number}.safetensors")
     return names
 
 
-def _name_shards(directory: Path, shards: list[Shard], mine: list[Shard]) -> None:
-    own = {shard.file for shard in mine}
-    for name, shard in zip(_final_names(shards), shards, strict=True):
-        if shard.file in own:
-            (directory / shard.file).rename(directory / name)
+def _named(directory: Path, shards: Sequence[Shard]) -> Iterator[Shard]:
+    """The shards under their final names."""
+    for name, shard in zip(file_names([shard.ahead for shard in shards]), shards, strict=True):
+        (directory / shard.file).rename(directory / name)
+        yield replace(shard, file=name)
 
 
-def _describe(directory: Path, spec: LingSpec, shards: list[Shard], tokenizer: Any, dtype: str) -> None:
-    """Everything beside the weights."""
-    named = [(file, shard) for file, shard in zip(_final_names(shards), shards, strict=True) if not shard.ahead]
-    weight_map = {name: file for file, shard in named for name in shard.tensors}
-    total = sum(shard.bytes for _, shard in named)
+def describe(directory: Path, spec: LingSpec, shards: Iterable[Shard], tokenizer: Any, dtype: str) -> None:
+    """Writes everything beside the weights."""
+    named = [shard for shard in shards if not shard.ahead]
+    weight_map = {name: shard.file for shard in named for name in shard.tensors}
+    total = sum(shard.bytes for shard in named)
     _write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     _write_json(directory / "config.json", config_json(spec, tokenizer, dtype))
     _write_json(

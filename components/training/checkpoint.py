@@ -11,8 +11,6 @@ is restored bit for bit.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,13 +23,13 @@ from components.artifacts.folder import Folder
 from components.failures import BadInput
 from components.model.builder import LingModel
 from components.model.rows import Rows, as_bytes
+from components.model.safetensors_header import header
 from components.model.shards import Piece, Values, owned, pieces
 from components.training.blocks import Block, Index, Written
 from components.training.optimiser import FlatAdamW
 
 MOMENTS = ("master", "first", "second")
 REWARD_HEAD = "reward_head.weight"
-ALIGNMENT = 8  # of the first value, as safetensors has it
 
 
 @torch.no_grad()
@@ -45,7 +43,10 @@ def save(
         for piece in _held(optimiser, moment, owned(_outlines(model, optimiser, head, moment)))
     ]
     path, blocks = f"rank-{rank:05d}.safetensors", []
-    front = _front(held)
+    front = header(
+        (f"{moment}/{piece.name}/{','.join(map(str, piece.starts))}", torch.float32, piece.sizes)
+        for moment, piece in held
+    )
 
     def stream() -> Iterator[memoryview | bytes]:
         yield front
@@ -57,7 +58,7 @@ def save(
             offset += len(values)
             yield values
 
-    return Written(place.send(path, stream()), blocks, state if rank == 0 else None)
+    return Written(place.send(path, stream()).file, blocks, state if rank == 0 else None)
 
 
 @dataclass(frozen=True)
@@ -105,19 +106,6 @@ def apply(fetched: Fetched, optimiser: FlatAdamW) -> None:
     for piece, values in fetched.blocks:
         piece.write_block(values)
     optimiser.write_back()
-
-
-def _front(held: list[tuple[str, Piece]]) -> bytes:
-    """What a safetensors file begins with."""
-    header, offset = {}, 0
-    for moment, piece in held:
-        end = offset + 4 * math.prod(piece.sizes)
-        key = f"{moment}/{piece.name}/{','.join(map(str, piece.starts))}"
-        header[key] = {"dtype": "F32", "shape": list(piece.sizes), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text
 
 
 def _take(chunks: dict[tuple[str, int], tuple[Block, int, int, str, list[Rows]]], block: Block, rows: Rows) -> None:

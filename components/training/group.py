@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from collections.abc import Sequence as Many
 from contextlib import AbstractContextManager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from components.artifacts.context import ResumePoint
-from components.artifacts.folder import Folder
+from components.artifacts.folder import Folder, Sent
 from components.artifacts.objects import moved
 from components.artifacts.spent import spent_on
 from components.artifacts.stored import Stored
@@ -34,6 +35,7 @@ from components.training.packing import shard
 from components.training.types import PolicyLoss, PolicySequence, Sequence
 
 if TYPE_CHECKING:
+    from components.model.hf_sent import WeightFile
     from components.training.learner import Learner
 
 # Folder of a resume point that is the learners'.
@@ -80,9 +82,10 @@ class LearnerGroup:
             execution = execution.model_copy(update=UNDIVIDED.settings())
         self.execution, self.in_process = execution, in_process
         self.layout = Layout.of(execution)
-        self.layout.check(spec_for(model))
+        self._spec = spec_for(model)
+        self.layout.check(self._spec)
         execution.check_kernels()
-        check_shapes(spec_for(model), self.layout, execution.learner_dtype)
+        check_shapes(self._spec, self.layout, execution.learner_dtype)
         self.world = self.layout.world
         self._local: Learner | None = None
         self._workers: Any = None
@@ -142,11 +145,32 @@ class LearnerGroup:
         address, port = self._workers.rendezvous(self.execution.start_deadline_s)
         self._call("send", address, port, engine_workers, client)
 
-    def write_hf(self, directory: str | Path, tokenizer: str, dtype: str = "float32") -> None:
-        self._writing("write_hf", str(directory), tokenizer, dtype)
+    def write_hf(self, place: Folder, tokenizer: str, dtype: str = "float32") -> list[Sent]:
+        """Every rank sends its share of a Hugging Face directory to the place, from its own host; what was sent.
 
-    def write_reward(self, directory: str | Path, tokenizer: str) -> None:
-        self._writing("write_reward", str(directory), tokenizer)
+        tokenizer: `nano` or a directory. dtype: `float32` or `bfloat16`."""
+        with spent_on("S3"):
+            files = list(chain.from_iterable(self._call("send_weights", place, dtype)))
+        return self._described(place, files, tokenizer, dtype)
+
+    def write_reward(self, place: Folder, tokenizer: str) -> list[Sent]:
+        """The same of a reward model: model/ (Hugging Face) and head.safetensors."""
+        with spent_on("S3"):
+            answers = self._call("send_reward", place)
+        files = list(chain.from_iterable(files for files, _ in answers))
+        sent = [each.below("model") for each in self._described(place.below("model"), files, tokenizer, "float32")]
+        heads = [head for _, head in answers if head is not None]
+        self._moved("write", [head.file.size for head in heads])
+        return [*sent, *heads]
+
+    def _described(self, place: Folder, files: list[WeightFile], tokenizer: str, dtype: str) -> list[Sent]:
+        from components.model.hf_sent import send_description
+        from components.model.tokenizer import load_tokenizer
+
+        sent = [file.sent for file in files]
+        self._moved("write", [each.file.size for each in sent])
+        with spent_on("S3"):
+            return [*sent, *send_description(place, self._spec, files, load_tokenizer(tokenizer), dtype)]
 
     # ---- training
 
@@ -264,13 +288,6 @@ class LearnerGroup:
         """Calls every rank with the arguments of its replica; answers by rank."""
         return self._call_each(method, [arguments[self.layout.place(rank).data] for rank in range(self.world)])
 
-    def _writing(self, method: str, *arguments: Any) -> None:
-        """All ranks of a divided model write their shares; of equal ranks the first writes all."""
-        if self.layout.divided:
-            self._call(method, *arguments)
-        else:
-            self._on_first(method, *arguments)
-
     def _call(self, method: str, *arguments: Any) -> list[Any]:
         return self._call_each(method, [arguments] * self.world)
 
@@ -285,12 +302,6 @@ class LearnerGroup:
         except BaseException:
             self._broken = self.world > 1
             raise
-
-    def _on_first(self, method: str, *arguments: Any) -> Any:
-        if self._local is not None:
-            return getattr(self._local, method)(*arguments)
-        self._connect()
-        return self._workers.call_one(0, method, *arguments, deadline_s=self.execution.step_deadline_s)
 
     def _start(self) -> None:
         """Waits until the learners are up, which is no wait for anything else that is timed."""

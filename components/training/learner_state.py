@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from components.artifacts.chunks import Traffic
-from components.artifacts.folder import Folder
+from components.artifacts.folder import Folder, Sent
 from components.artifacts.stored import Stored
 from components.cluster.memory import resident_bytes
 from components.failures import BadInput, InfrastructureError, IntegrityError
 from components.model.architecture import check_architecture
 from components.model.builder import build_model, expert_biases, routers
-from components.model.hf import hf_state, load_hf_state, read_hf_directory, write_divided, write_hf_directory
+from components.model.hf import load_hf_state, read_hf_directory
+from components.model.hf_sent import WeightFile, send_weights
 from components.model.hf_stored import load_stored, stored_spec
 from components.model.initial import initialise
 from components.model.layout import Layout
 from components.model.precision import FP8_ROWS, check_shapes
 from components.model.shards import joined, owned, pieces, served
 from components.model.spec import LingSpec, spec_for
-from components.model.tokenizer import load_tokenizer
 from components.model.wire import ShardLayout, pack_pieces
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
@@ -150,21 +150,15 @@ class LearnerState:
             self._sender = (client.names, sender)
         self._sender[1].send_weights()
 
-    def write_hf(self, directory: str | Path, tokenizer: str, dtype: str = "float32") -> None:
-        """Writes a Hugging Face directory: one rank of an undivided model, all ranks of a divided one together.
+    def send_weights(self, place: Folder, dtype: str = "float32") -> list[WeightFile]:
+        """Sends this rank's files of a Hugging Face directory and tells what they are; a collective."""
+        return send_weights(place, self._built(), self.spec, dtype)
 
-        tokenizer: `nano` or a directory.
-        """
-        model, directory = self._built(), Path(directory)
-        if self.layout.divided:
-            write_divided(directory, model, self.spec, load_tokenizer(tokenizer), dtype)
-        else:
-            tensors = hf_state(model, self.spec)
-            write_hf_directory(directory, self.spec, tensors, load_tokenizer(tokenizer), dtype)
-
-    def write_reward(self, directory: str | Path, tokenizer: str) -> None:
-        """Writes model/ (Hugging Face) and head.safetensors; all ranks of a divided model together."""
-        self.reward.save(Path(directory), load_tokenizer(tokenizer))
+    def send_reward(self, place: Folder) -> tuple[list[WeightFile], Sent | None]:
+        """Sends this rank's files of the backbone to model/ and, from the rank that has it, head.safetensors; a
+        collective."""
+        files = send_weights(place.below("model"), self.reward.model, self.spec, "float32")
+        return files, self.reward.send_head(place)
 
     # ---- optimiser
 

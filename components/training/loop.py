@@ -12,7 +12,6 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from components.artifacts.context import ResumePoint, StageContext
@@ -51,7 +50,6 @@ def run_steps(
     checkpoint_every: int,
     step: Callable[[int], Mapping[str, float]],
     after: Callable[[int], None] = lambda done: None,
-    keep: Path | None = None,
     describe: Callable[[Mapping[str, float]], str] = lambda metrics: f"loss {metrics['loss']:.3f}",
 ) -> dict[str, float]:
     """Runs `step(i)` for i in [resume point, total) and returns the last step's metrics.
@@ -59,13 +57,13 @@ def run_steps(
     Args:
         begin: puts the learners into the state before step 0.
         probe: asked after every resume, before the next update.
-        after: called with the number of finished steps, before a resume point of that number.
-        keep: a directory that belongs to the state (candidates); it travels with every resume point.
+        after: called with the number of finished steps, before a resume point of that number; what it sends (by
+            `context.outbox`) belongs to the point.
     Raises:
         Diverged: a second step was not finite, or no step was.
         IntegrityError: the restored model is not the saved one (components.training.probe).
     """
-    run = _restore(context, learners, begin, probe, keep)
+    run = _restore(context, learners, begin, probe)
     while run.done < total:
         context.check()
         index, metrics = run.done, None
@@ -78,7 +76,7 @@ def run_steps(
                         f"step {index}: {error}. The run had gone back once already: {run.diverged}. Lower the "
                         "learning rate, raise warmup_steps or lower clip_grad_norm"
                     ) from error
-                run = _go_back(context, learners, begin, probe, keep, index, error)
+                run = _go_back(context, learners, begin, probe, index, error)
                 continue
         run.done = done = index + 1
         if metrics is not None:
@@ -90,23 +88,19 @@ def run_steps(
             context.progress(done, total, describe(metrics))
         after(done)
         if done % checkpoint_every == 0 and done < total:
-            _save(context, learners, probe, keep, run)
+            _save(context, learners, probe, run)
     if not run.metrics:
         raise Diverged(f"no step could be trained: {run.diverged}")
     return run.metrics
 
 
-def _restore(
-    context: StageContext, learners: LearnerGroup, begin: Callable[[], None], probe: Probe, keep: Path | None
-) -> Progress:
-    """Puts learners and `keep` into the state of the newest resume point, or before step 0 when there is none."""
+def _restore(context: StageContext, learners: LearnerGroup, begin: Callable[[], None], probe: Probe) -> Progress:
+    """Puts the learners into the state of the newest resume point, or before step 0 when there is none."""
     point: ResumePoint | None = context.resume.latest(learners.load_resume)
     if point is None:
         begin()
         return Progress()
     probe.check(point.path, f"{context.node} step {point.step}")
-    if keep is not None and (point.path / keep.name).is_dir():
-        shutil.copytree(point.path / keep.name, keep, dirs_exist_ok=True)
     state = point.state
     return Progress(
         point.step, dict(state.get("metrics", {})), list(state.get("left_out", ())), state.get("diverged", "")
@@ -118,27 +112,24 @@ def _go_back(
     learners: LearnerGroup,
     begin: Callable[[], None],
     probe: Probe,
-    keep: Path | None,
     index: int,
     error: Diverged,
 ) -> Progress:
     """The last good state, from which step `index` will be left out; saved at once."""
-    run = _restore(context, learners, begin, probe, keep)
+    run = _restore(context, learners, begin, probe)
     run.diverged = f"step {index}: {error}; went back to step {run.done}"
     run.left_out.append(index)
     log.warning("%s %s and leaves that step out", context.node, run.diverged)
     context.metrics({"divergences": 1.0}, index + 1)
-    _save(context, learners, probe, keep, run)
+    _save(context, learners, probe, run)
     return run
 
 
-def _save(context: StageContext, learners: LearnerGroup, probe: Probe, keep: Path | None, run: Progress) -> None:
+def _save(context: StageContext, learners: LearnerGroup, probe: Probe, run: Progress) -> None:
     directory = context.scratch / "resume"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     place = learners.save_resume(directory, context.resume.place(run.done))
     probe.save(directory)
-    if keep is not None and keep.is_dir():
-        shutil.copytree(keep, directory / keep.name)
     context.resume.save(run.done, directory, run.as_state(), place)
     shutil.rmtree(directory)

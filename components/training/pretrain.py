@@ -22,7 +22,7 @@ def train_base(
     tokenizer: Any,
     tokenizer_source: str,
 ) -> dict[str, float]:
-    """Trains from `context.seed` and writes `model/`. Returns the summary: loss, steps, tokens, documents."""
+    """Trains from `context.seed` and sends `model/`. Returns the summary: loss, steps, tokens, documents."""
     documents = pretrain_sequences(records, tokenizer, config.sequence_length)
     plan = plan_steps(
         [len(document.tokens) for document in documents], config.tokens_per_step, config.steps, context.seed
@@ -42,6 +42,6 @@ def train_base(
         checkpoint_every=config.checkpoint_every,
         step=lambda index: learners.train_tokens([documents[i] for i in plan[index]], config.sequence_length),
     )
-    learners.write_hf(context.output / "model", tokenizer_source)
+    context.outbox.add("model", learners.write_hf(context.outbox.place("model"), tokenizer_source))
     tokens = sum(len(documents[i].tokens) for batch in plan for i in batch)
     return {"loss": last["loss"], "steps": config.steps, "tokens": tokens, "documents": len(documents)}

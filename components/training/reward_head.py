@@ -6,16 +6,13 @@ Bradley-Terry on preference pairs (Christiano et al., arXiv 1706.03741; Instruct
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from components.artifacts.folder import Folder, Sent
 from components.artifacts.stored import Stored
 from components.failures import BadInput
 from components.model.builder import LingModel, build_model
-from components.model.hf import hf_state, write_divided, write_hf_directory
 from components.model.hf_stored import load_stored, read_tensor, stored_spec
 from components.model.layout import UNDIVIDED, Layout
 from components.model.spec import LingSpec
@@ -53,17 +50,14 @@ class RewardModel:
             reward.head[0].copy_(weight)
         return reward
 
-    def save(self, directory: Path, tokenizer: Any) -> None:
-        """Writes both; of a divided model all ranks together, a collective."""
-        from safetensors.torch import save_file
+    def send_head(self, place: Folder) -> Sent | None:
+        """Sends head.safetensors, of all ranks that have the head from the first."""
+        from safetensors.torch import save
 
-        layout, place = self.model.layout, self.model.place
-        if layout.divided:
-            write_divided(directory / "model", self.model, self.spec, tokenizer, "float32")
-        else:
-            write_hf_directory(directory / "model", self.spec, hf_state(self.model, self.spec), tokenizer)
-        if self.model.post_process and place.tensor == place.context == place.data == 0:
-            save_file({"weight": self.head.detach()[0].float().cpu().contiguous()}, str(directory / HEAD_FILE))
+        here = self.model.place
+        if not self.model.post_process or here.tensor or here.context or here.data:
+            return None
+        return place.send(HEAD_FILE, [save({"weight": self.head.detach()[0].float().cpu().contiguous()})])
 
     def rewards(self, batch: MicroBatch, hidden: Tensor, kept: Tensor | None) -> Tensor:
         """Rewards [sequences of the batch], float32, with gradient. hidden: of their last tokens, on the last stage."""

@@ -55,7 +55,7 @@ def train_reward_model(
     tokenizer_source: str,
     model: Path | Stored,
 ) -> dict[str, float]:
-    """Trains from the policy `model`; writes `model/` and `head.safetensors`.
+    """Trains from the policy `model`; sends `model/` and `head.safetensors`.
 
     Returns the summary: accuracy (held-out), margin, loss, steps, pairs, held_out_pairs, dropped.
 
@@ -88,7 +88,7 @@ def train_reward_model(
             f"the reward model orders {accuracy:.3f} of {len(checks)} held-out pairs right, "
             f"reward_model.min_accuracy is {config.min_accuracy:g}: more steps, more pairs or a lower rate are needed"
         )
-    learners.write_reward(context.output, tokenizer_source)
+    context.outbox.add("", learners.write_reward(context.outbox.place(), tokenizer_source))
     return {
         "accuracy": accuracy,
         "margin": margin,

@@ -8,7 +8,6 @@ records, teacher-forced on their responses.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ def train_sft(
     tokenizer_source: str,
     model: Path | Stored,
 ) -> dict[str, float | int | str]:
-    """Fine-tunes `model`; writes `candidates/<step>/`, `selection.json` and `model/`, the chosen candidate.
+    """Fine-tunes `model`; sends `candidates/<step>/` and `model/`, the chosen one, writes `selection.json`.
 
     Returns the summary: loss, entropy and step of the chosen candidate, steps, tokens, documents, dropped.
     """
@@ -48,7 +47,7 @@ def train_sft(
     sizes = [len(document.tokens) for document in documents]
     steps = config.steps or max(1, round(config.epochs * sum(sizes) / config.tokens_per_step))
     plan = plan_steps(sizes, config.tokens_per_step, steps, context.seed)
-    candidates = context.output / "candidates"
+    outbox = context.outbox
     places = candidate_steps(steps, config.checkpoints)
 
     def begin() -> None:
@@ -59,10 +58,10 @@ def train_sft(
     def keep_candidate(done: int) -> None:
         if done not in places:
             return
-        directory = candidates / str(done)
-        learners.write_hf(directory, tokenizer_source)
+        folder = candidate(done)
+        outbox.add(folder, learners.write_hf(outbox.place(folder), tokenizer_source))
         measured = measure(learners, held_out)
-        (directory / MEASURES).write_text(json.dumps(measured) + "\n")
+        outbox.send(f"{folder}/{MEASURES}", json.dumps(measured).encode() + b"\n")
         context.metrics({f"held_out/{name}": value for name, value in measured.items()}, done)
 
     last = run_steps(
@@ -74,17 +73,16 @@ def train_sft(
         checkpoint_every=config.checkpoint_every,
         step=lambda index: learners.train_tokens([documents[i] for i in plan[index]], config.sequence_length),
         after=keep_candidate,
-        keep=candidates,
         describe=lambda metrics: f"loss {metrics['loss']:.3f} entropy {metrics['entropy']:.3f}",
     )
-    measured = {step: json.loads((candidates / str(step) / MEASURES).read_text()) for step in places}
+    measured = {step: json.loads(outbox.read(f"{candidate(step)}/{MEASURES}")) for step in places}
     if config.choose == "loss":
         selection = lowest_loss(measured)
     else:
         selection = select(measured, config.entropy_low, config.entropy_high)
     (context.output / "selection.json").write_text(json.dumps(selection, indent=2) + "\n")
     chosen = selection["chosen"]
-    shutil.copytree(candidates / str(chosen), context.output / "model", ignore=shutil.ignore_patterns(MEASURES))
+    outbox.copy(candidate(chosen), "model", without=(MEASURES,))
     tokens = sum(len(documents[i].tokens) for batch in plan for i in batch)
     return {
         "loss": last["loss"],
@@ -97,6 +95,11 @@ def train_sft(
         "documents": len(documents),
         "dropped": len(dropped),
     }
+
+
+def candidate(step: int) -> str:
+    """Its folder in the artifact."""
+    return f"candidates/{step}"
 
 
 def candidate_steps(steps: int, count: int) -> list[int]:

@@ -15,7 +15,9 @@ import numpy as np
 
 from components.artifacts.folder import Folder
 from components.artifacts.manifest import entries_of
+from components.model.hf_sent import send_description
 from components.model.shards import joined, pieces
+from components.model.tokenizer import load_tokenizer
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
 from components.recipe.training import OptimiserConfig
@@ -136,7 +138,8 @@ def _state(name: str, learner: Learner, device: str, documents: list[Sequence]) 
         for _ in range(3):
             learner.train_tokens(documents, 512)
         held = _flat(learner.logprobs(documents))
-        learner.write_hf(f"{place}/export", "nano")
+        export = Folder.local(Path(place, "export"))
+        send_description(export, learner.spec, learner.send_weights(export), load_tokenizer("nano"), "float32")
         point = Path(place, "resume")
         write_index(point, [learner.save_resume(Folder.local(point))])
         onward = learner.train_tokens(documents, 512)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from components.artifacts.digest import digest_json
+from components.artifacts.folder import Folder
 from components.artifacts.local import LocalContext
 from components.failures import BadInput, Diverged
 from components.recipe.data import GeneratorSource
@@ -219,7 +220,7 @@ def start(folder: Path, learners: Any, sequences: Sequence[Any]) -> None:
         metrics = learners.train_tokens([sequences[i] for i in batch], CONTEXT)
         if step % 100 == 0:
             print(f"[start] {step}/{START_STEPS} loss {metrics['loss']:.3f}", flush=True)
-    learners.write_hf(place, MODEL.tokenizer)
+    learners.write_hf(Folder.local(place), MODEL.tokenizer)
 
 
 def train(

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from components.artifacts.folder import Folder
 from components.cluster.connect import connect
 from components.model.hf_config import config_json
 from components.model.spec import PRESETS
@@ -91,7 +92,7 @@ def _exchange(
         with tempfile.TemporaryDirectory() as place:
             directory = Path(place, "model")
             began = perf_counter()
-            timed("write to disk", partial(learners.write_hf, directory, "nano"))
+            timed("write to disk", partial(learners.write_hf, Folder.local(directory), "nano"))
             read = partial(engines.workers.call, "load_files", 0, str(directory))
             timed("read from disk", partial(read, deadline_s=EXECUTION.step_deadline_s))
             seconds.setdefault("disk", []).append((perf_counter() - began) / size)

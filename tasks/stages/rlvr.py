@@ -93,7 +93,7 @@ def run_phase(
             reference=reference,
             traces=Traces(held.enter_context(traced()), {"ringflow.stage": context.node, **_run_of()}),
         )
-        learners.write_hf((context.output / "model").absolute(), model.tokenizer)
+        context.outbox.add("model", learners.write_hf(context.outbox.place("model"), model.tokenizer))
     findings = gate_rollouts(context, config.gates)
     return StageResult(
         summary={

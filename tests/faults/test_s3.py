@@ -94,7 +94,7 @@ class Work:
             point = area.latest(_rank_reads)
             if point is None:
                 place = area.place(3)
-                area.save(3, self.output, {"cursor": 3}, place.holding([place.send("rank", [RANK])]))
+                area.save(3, self.output, {"cursor": 3}, place.holding([place.send("rank", [RANK]).file]))
                 point = area.latest(_rank_reads)
             assert point.state == {"cursor": 3}
             assert {n: (point.path / n).read_bytes() for n in CONTENT} == CONTENT

@@ -66,7 +66,7 @@ def main(root: Path) -> None:
     made = {name: LocalContext(root / name, name, execution=EXECUTION, quiet=True) for name in ("model", "data")}
     with borrow_learners(MODEL, EXECUTION) as learners:
         learners.initialise(1)
-        learners.write_hf((made["model"].output / "model").absolute(), "nano")
+        learners.write_hf(made["model"].outbox.place("model"), "nano")
     corpus = generate(GeneratorSource(pretrain=1, sft=1, rl=60, preference=8, benchmark=8), 0)
     write_corpus(made["data"].output, {"rl": corpus.rl}, {})
     inputs = {"model": made["model"].ref("checkpoint"), "data": made["data"].ref("clean-corpus")}

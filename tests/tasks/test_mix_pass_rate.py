@@ -178,7 +178,7 @@ def test_pass_rates_of_a_real_model_on_real_engines(tmp_path):
     start = LocalContext(tmp_path / "model", "sft", execution=execution, quiet=True)
     learner = LearnerGroup(model, execution, seed=0, in_process=True)
     learner.initialise(1)
-    learner.write_hf(start.output / "model", "nano")
+    learner.write_hf(start.outbox.place("model"), "nano")
     data = LocalContext(tmp_path / "data", "decontaminate", execution=execution, quiet=True)
     write_corpus(
         data.output, {"rl": generate(GeneratorSource(pretrain=1, sft=1, rl=20, preference=2, benchmark=8), 0).rl}, {}

@@ -11,7 +11,7 @@ import pytest
 from components.artifacts.code import DIFF_BYTES, CodeState
 from components.artifacts.digest import bytes_sha256
 from components.artifacts.fingerprint import fingerprint_of
-from components.artifacts.local import LocalResume
+from components.artifacts.local import LocalContext
 from components.artifacts.provenance import Hardware, Work, recipe_version
 from components.recipe.execution import ExecutionConfig
 from flows.request import load_graph
@@ -127,12 +127,13 @@ def test_hardware_and_device_hours() -> None:
 
 
 def test_wall_time_goes_on_after_a_resume_and_is_not_counted_twice_after_a_rollback(tmp_path: Path) -> None:
-    area, files = LocalResume(tmp_path / "resume"), tmp_path / "files"
+    context, files = LocalContext(tmp_path, "sft"), tmp_path / "files"
+    area = context.resume
     files.mkdir()
     area.save(5, files, {"n": 1, WALL: 100.0})
     clock = WorkClock()
     told: list[int] = []
-    resume = TrackedResume(area, None, clock, told.append)
+    resume = TrackedResume(area, context.outbox, None, clock, told.append)
     assert resume.latest().state == {"n": 1}
     assert 100 <= clock.seconds() < 130
     resume.save(6, files, {"n": 2})

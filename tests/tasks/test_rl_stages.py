@@ -39,9 +39,9 @@ def inputs(tmp_path_factory):
     }
     learner = LearnerGroup(MODEL, EXECUTION, seed=0, in_process=True)
     learner.initialise(1)
-    learner.write_hf(contexts["model"].output / "model", "nano")
+    learner.write_hf(contexts["model"].outbox.place("model"), "nano")
     learner.configure(OPTIMISER, 1, 0.0, reward_head=True)
-    learner.write_reward(contexts["reward"].output, "nano")
+    learner.write_reward(contexts["reward"].outbox.place(), "nano")
     corpus = generate(GeneratorSource(pretrain=1, sft=1, rl=60, preference=8, benchmark=8), 0)
     write_corpus(contexts["data"].output, {"rl": corpus.rl}, {})
     kinds = {"model": "checkpoint", "reward": "reward-model", "data": "clean-corpus"}

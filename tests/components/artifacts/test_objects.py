@@ -99,7 +99,7 @@ def test_a_stream_is_one_object_whose_parts_are_read(store, monkeypatch, size):
     monkeypatch.setattr(folder, "PART_BYTES", 5 << 20)  # the least that S3 takes
     data = (bytes(range(251)) * (size // 251 + 1))[:size]
     place = folder.Folder.of(store.objects, "a/folder")
-    entry = place.send("deep/file", [data[:1000], memoryview(data)[1000:]])
+    entry = place.send("deep/file", [data[:1000], memoryview(data)[1000:]]).file
     assert (entry.size, entry.sha256) == (size, hashlib.sha256(data).hexdigest())
     assert store.objects.files("a/folder") == {"deep/file": size}
     assert place.holding([entry]).read("deep/file") == data

@@ -73,7 +73,7 @@ class StillLearners:
         return {}
 
     def save_resume(self, directory, place):
-        return place.holding([place.send("learner/state", [b"still"])])
+        return place.holding([place.send("learner/state", [b"still"]).file])
 
     def load_resume(self, point):
         assert point.place.read("learner/state") == b"still"

@@ -34,6 +34,7 @@ from components.training.learner import Learner
 from components.training.packing import shard
 from components.training.stretches import ROW, own_blocks
 from components.training.types import Sequence
+from tests.components.training.export import write_hf
 from tests.components.training.points import load_point, save_point
 
 pytestmark = pytest.mark.engine
@@ -167,7 +168,7 @@ def root(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("distributed")
     one = learner_of(UNDIVIDED, 0, True)  # alone it is the undivided optimiser
     one.initialise(3)
-    one.write_hf(place / "start", "nano")
+    write_hf(one, place / "start")
     train(one, UNDIVIDED, 0, place, offloads=False)
     save_point(one, place / "one")
     context = multiprocessing.get_context("forkserver")

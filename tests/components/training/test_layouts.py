@@ -31,6 +31,7 @@ from components.recipe.training import OptimiserConfig
 from components.training.learner import Learner
 from components.training.packing import shard
 from components.training.types import LossResult, PolicySequence, PolicyTokens, Sequence
+from tests.components.training.export import write_hf
 from tests.components.training.points import load_point, save_point
 
 pytestmark = pytest.mark.engine
@@ -163,8 +164,7 @@ def rank_main(rank: int, world: int, port: int, root: str, layouts: dict[str, La
             stream = WholeTensors(learner.model)
             seen.streamed = {tensor: value.clone().numpy() for tensor, value in stream if value is not None}
             seen.everywhere = {tensor: value.clone().numpy() for tensor, value in WholeTensors(learner.model, True)}
-            if layout.divided:
-                learner.write_hf(place / "export", "nano")
+            write_hf(learner, place / "export")
             # From the resume point of one process: the next step under this layout, and as bitwise as its own.
             load_point(learner, place / "one")
             seen.metrics.append(learner.train_tokens(_share(layout, rank), 128))
@@ -192,7 +192,7 @@ def one(tmp_path_factory) -> tuple[Path, Seen, dict]:
     learner.initialise(3)
     for router in (layer.mlp.router for layer in learner.model.decoder.layers[1:]):
         router.expert_bias.normal_(0, 0.05, generator=torch.Generator().manual_seed(5))
-    learner.write_hf(place / "start", "nano")
+    write_hf(learner, place / "start")
     seen = steps(learner, UNDIVIDED, 0, place)
     load_point(learner, place / "resume")
     return place, seen, {name: tensor.clone() for name, tensor in hf_state(learner.model, SPEC)}
@@ -313,18 +313,25 @@ def test_checkpoints_reshard(ran, one, name):
         np.testing.assert_array_equal(value.detach().numpy(), sent[tensor], err_msg=tensor)
 
 
-@pytest.mark.parametrize("name", [n for n, layout in (TWO | FOUR).items() if layout.divided])
-def test_a_divided_model_is_exported_by_all_its_ranks(ran, one, name):
+@pytest.mark.parametrize("name", TWO | FOUR)
+def test_every_rank_exports_its_share(ran, one, name):
     layout, _ = results(ran, name)
     export = ran / name / "export"
     index = json.loads((export / "model.safetensors.index.json").read_text())
-    written = dict(read_hf_directory(export)[1])
-    assert written.keys() == one[2].keys() == index["weight_map"].keys()
-    several = layout.tensor * layout.pipeline * layout.expert > 1  # context parallel ranks all hold everything
-    assert (len(set(index["weight_map"].values())) > 1) == several
-    assert not list(export.glob(".shard*"))
-    spec, _ = read_hf_directory(export)
+    spec, tensors = read_hf_directory(export)
+    written = dict(tensors)
     assert spec == SPEC
+    assert written.keys() == one[2].keys() == index["weight_map"].keys()
+    for tensor, value in read_hf_directory(one[0] / "start")[1]:
+        assert torch.equal(written[tensor], value), tensor
+    files = sorted(export.glob("*.safetensors"))
+    assert {path.name for path in files} == set(index["weight_map"].values())
+    assert [path.name for path in files] == [
+        f"model-{n:05d}-of-{layout.world:05d}.safetensors" for n in range(1, layout.world + 1)
+    ]
+    sizes = [path.stat().st_size for path in files]
+    if layout.pipeline == 1:  # else embedding and head, half of this model, are each of one stage
+        assert max(sizes) < 2.1 * sum(sizes) / len(sizes)
 
 
 @pytest.mark.parametrize(

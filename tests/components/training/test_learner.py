@@ -13,6 +13,7 @@ from components.recipe.model import ModelConfig
 from components.recipe.training import OptimiserConfig
 from components.training.learner import Learner
 from components.training.types import LossResult, PolicySequence, PolicyTokens, Sequence
+from tests.components.training.export import write_hf, write_reward
 from tests.components.training.points import load_point, save_point
 
 pytestmark = pytest.mark.engine
@@ -99,7 +100,7 @@ def test_resume_is_bitwise(tmp_path):
 
 def test_a_warm_learner_forgets_everything_of_the_stage_before(tmp_path):
     learner, documents = fresh(), sequences(6)
-    learner.write_hf(tmp_path, "nano")
+    write_hf(learner, tmp_path)
     learner.train_tokens(documents, 128)
     learner.load_hf(tmp_path)
     learner.configure(OPTIMISER, 20, expert_bias_rate=1e-3)
@@ -154,7 +155,7 @@ def test_the_reward_head_learns_an_order(tmp_path):
         last = learner.train_pairs(pairs, len(pairs))
     assert last["accuracy"] == 1.0
     assert np.array_equal(learner.weights()["lm_head.weight"], head)
-    learner.write_reward(tmp_path, "nano")
+    write_reward(learner, tmp_path)
     other = fresh()
     other.load_reward(Stored.local(tmp_path))
     scored = [tokens for pair in pairs for tokens in pair]

@@ -35,6 +35,7 @@ from components.training.learner import Learner
 from components.training.packing import shard
 from components.training.parallel import run, token_logprobs
 from components.training.types import LossResult, PolicySequence, Sequence
+from tests.components.training.export import write_hf
 from tests.components.training.points import load_point, save_point
 
 pytestmark = pytest.mark.engine
@@ -310,8 +311,7 @@ def steps(learner: Learner, layout: Layout, rank: int, place: Path) -> dict:
     held = owned(pieces(learner.model, NANO_SPEC, lambda tensor: view("grad", tensor)))
     grads = {(p.name, p.starts): p.read().clone().numpy() for p in held}
     save_point(learner, place / "resume")
-    if layout.divided or rank == 0:
-        learner.write_hf(place / "export", "nano")
+    write_hf(learner, place / "export")
     sent = [name for name, value in WholeTensors(learner.model) if value is not None]
     load_point(learner, place / "resume")
     metrics.append(learner.train_tokens(mine, 64))
@@ -340,7 +340,7 @@ def ran(tmp_path_factory) -> tuple[Path, dict]:
     """All layouts on two gloo processes, and one process."""
     root = tmp_path_factory.mktemp("mtp-layouts")
     learner = learner_of(WEIGHT, NANO)
-    learner.write_hf(root / "start", "nano")
+    write_hf(learner, root / "start")
     alone = steps(learner, UNDIVIDED, 0, root)
     for name in LAYOUTS:
         (root / name).mkdir()

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import random
 import shutil
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from components.artifacts.digest import tree
+from components.artifacts.folder import Folder
 from components.artifacts.local import LocalContext, LocalResume
+from components.artifacts.objects import DirectoryObjects
+from components.artifacts.outbox import Outbox
 from components.data.schema import Message, PreferenceRecord, PretrainRecord
 from components.failures import Diverged, IntegrityError
 from components.model.tokenizer import load_tokenizer
@@ -50,7 +56,7 @@ def start(learners, tmp_path_factory):
     """A random model that SFT and the reward model start from."""
     directory = tmp_path_factory.mktemp("start")
     learners.initialise(4)
-    learners.write_hf(directory, "nano")
+    learners.write_hf(Folder.local(directory), "nano")
     return directory
 
 
@@ -82,13 +88,22 @@ def context_at(place, stage: str) -> LocalContext:
     """A new process on another machine: only resume points and the tracker survive."""
     shutil.rmtree(place / "output", ignore_errors=True)
     shutil.rmtree(place / "scratch", ignore_errors=True)
-    return LocalContext(place, stage, seed=2, quiet=True)
+    attempt = f"attempts/{uuid.uuid4().hex}"
+    return LocalContext(place, stage, seed=2, quiet=True, outbox=Outbox(DirectoryObjects(place), attempt))
 
 
 def files(context: LocalContext) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(context.output)): path.read_bytes() for path in context.output.rglob("*") if path.is_file()
-    }
+    """Of the artifact: what was written, and what was sent, of other attempts too."""
+    written = tree_bytes(context.output)
+    sent = [each.file.path for each in context.outbox.settle()]
+    found = tree_bytes(context.root / context.outbox.attempt / "files")
+    assert sent == sorted(found)
+    assert not sent or "model/config.json" in sent
+    return written | found
+
+
+def tree_bytes(directory: Path) -> dict[str, bytes]:
+    return {path: (directory / path).read_bytes() for path in tree(directory)}
 
 
 def points(context: LocalContext) -> list[tuple[int, str, float]]:
@@ -102,7 +117,7 @@ def whole(train, tmp_path_factory):
     """stage -> (summary, files, metrics) of a run that nothing disturbed."""
     found = {}
     for stage in STAGES:
-        context = LocalContext(tmp_path_factory.mktemp(stage), stage, seed=2, quiet=True)
+        context = context_at(tmp_path_factory.mktemp(stage), stage)
         summary = train(stage, context)
         found[stage] = (summary, files(context), points(context))
     return found
@@ -238,7 +253,7 @@ def test_a_model_that_is_not_the_saved_one_stops_before_its_first_update(stage, 
 def test_every_generator_of_every_rank_goes_on(learners, tmp_path):
     learners.initialise(1)
     learners.configure(OPTIMISER, 5, 0.0)
-    area = LocalResume(tmp_path / "resume")
+    area = LocalContext(tmp_path, "base").resume
     (tmp_path / "point").mkdir()
     area.save(1, tmp_path / "point", {}, learners.save_resume(tmp_path / "point", area.place(1)))
     drawn = torch.rand(3), np.random.rand(3), random.random(), random.gauss(0, 1)
