@@ -1,7 +1,7 @@
 """What nobody needs any more in a store, and its removal, beside runs that are at work.
 
     lease     held by a process that is gone (dead on this machine, or without a heartbeat for longer than its ttl)
-    attempt   files of an attempt that did not win, or was never committed
+    attempt   files of an attempt that did not win, or was never committed and that no resume point may still need
     order     orders for jobs (tasks.job_order) of a stage that is committed
     resume    resume points of a stage that is committed; unfinished points; on request, points that nobody went on from
     upload    multipart uploads that were begun and never finished
@@ -24,6 +24,7 @@ from typing import Literal
 
 from components.artifacts.lease import LEASE_FILE, STALE_FACTOR, Lease, LeaseRecord
 from components.artifacts.objects import PRIVATE, Upload
+from components.artifacts.outbox import LISTS
 from components.artifacts.process import boot_seconds
 from components.artifacts.resume import COMPLETE
 from components.artifacts.store import FINGERPRINT, MARKER, Store
@@ -56,13 +57,17 @@ class Leftover:
 
 @dataclass
 class _Root:
-    """One fingerprint's directory: sizes of attempts, points and orders, what is complete, the lease."""
+    """One fingerprint's directory: sizes of attempts, points and orders, what is complete, the lease.
+
+    sending: attempts that sent files before a resume point (components.artifacts.outbox).
+    """
 
     committed: bool = False
     attempts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     points: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     orders: int = 0
     complete: set[str] = field(default_factory=set)
+    sending: set[str] = field(default_factory=set)
     lease: bool = False
 
 
@@ -179,8 +184,10 @@ def _roots(files: dict[str, int]) -> dict[str, _Root]:
             continue
         root = roots.setdefault(name, _Root())
         match rest.split("/"):
-            case ["attempts", attempt, *_]:
+            case ["attempts", attempt, *inside]:
                 root.attempts[attempt] += size
+                if inside[:1] == [LISTS]:
+                    root.sending.add(attempt)
             case ["jobs", _]:
                 root.orders += size
             case ["resume", point, *inside]:
@@ -217,6 +224,8 @@ def _of_root(store: Store, place: str, root: _Root, resume_days: float, now: flo
         key = f"{place}/attempts/{attempt}"
         if marker is not None and attempt == marker.attempt:
             continue
+        if marker is None and root.complete and attempt in root.sending:
+            continue  # the stage may go on from there
         if age := old(key, MINIMUM_AGE_S):
             why = "another attempt was committed" if marker else "never committed"
             add("attempt", key, f"{why}, {_age(age)} old", size)

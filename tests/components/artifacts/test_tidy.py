@@ -97,6 +97,22 @@ def test_what_a_stage_can_go_on_from_stays_unless_days_are_given(store, aged, tm
     assert resume_step(store, *ROOT.split("/")) is None
 
 
+def test_an_attempt_stays_while_a_resume_point_may_need_what_it_sent(store, aged, tmp_path):
+    with lease(store) as held:
+        outbox, other = store.outbox(held), store.outbox(held)
+        (tmp_path / "point").mkdir()
+        outbox.send("candidates/1/a", b"one")
+        other.send("candidates/1/a", b"never in a point")
+        resume = StoreResume(store, held, tmp_path / "scratch")
+        resume.save(7, tmp_path / "point", {"sent": outbox.state()})
+    found = [item for item in tidy.survey(store) if item.kind == "attempt"]
+    assert [item.key for item in found] == [other.attempt]
+    tidy.remove(store, found)
+    outbox.restore(resume.latest().state["sent"])
+    resume.clear()
+    assert [item.key for item in tidy.survey(store) if item.kind == "attempt"] == [outbox.attempt]
+
+
 def test_young_attempts_stay(store):
     abandoned(store)
     assert [item for item in tidy.survey(store) if item.kind == "attempt"] == []

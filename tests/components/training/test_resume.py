@@ -184,7 +184,7 @@ def test_nan_goes_back_to_the_last_good_checkpoint_once_and_leaves_the_batch_out
             learners._local.optimiser.master.fill_(float("nan"))
 
     broken(monkeypatch, stage, {5}, spoil)  # step 4; the point before it is 3
-    context = LocalContext(tmp_path / "one", stage, seed=2, quiet=True)
+    context = context_at(tmp_path / "one", stage)
     train(stage, context)
     assert [step for step, _ in context.series("divergences")] == [5]
     monkeypatch.undo()
@@ -198,7 +198,7 @@ def test_nan_goes_back_to_the_last_good_checkpoint_once_and_leaves_the_batch_out
 
     skip.seen, real = 0, getattr(LearnerGroup, STEP_OF[stage])
     monkeypatch.setattr(LearnerGroup, STEP_OF[stage], skip)
-    other = LocalContext(tmp_path / "other", stage, seed=2, quiet=True)
+    other = context_at(tmp_path / "other", stage)
     train(stage, other)
     weights = "model/model.safetensors"
     assert files(context)[weights] == files(other)[weights]
@@ -207,7 +207,7 @@ def test_nan_goes_back_to_the_last_good_checkpoint_once_and_leaves_the_batch_out
 def test_a_second_nan_stops_with_both_reasons_also_when_the_run_was_killed_in_between(train, tmp_path, monkeypatch):
     broken(monkeypatch, "base", {2, 6})
     with pytest.raises(Diverged, match=r"step 4: .* gone back once already: step 1: .* went back to step 0"):
-        train("base", LocalContext(tmp_path / "one", "base", seed=2, quiet=True))
+        train("base", context_at(tmp_path / "one", "base"))
     monkeypatch.undo()
     broken(monkeypatch, "base", {2, 5})
     die_after(monkeypatch, LearnerGroup, "train_tokens", 3, before=True)
