@@ -75,14 +75,14 @@ class Rank(Learner):
         chunks.CHUNK_BYTES = blocks.CHUNK_BYTES = stored.CHUNK_BYTES = chunk
         chunks.GAP_BYTES = gap
 
-    def die_in_upload(self) -> None:
-        """From now on this process ends with SIGKILL once a part of a file is stored."""
+    def die_in_upload(self, after: str = "upload_part") -> None:
+        """From now on this process ends with SIGKILL once a part of a file, or a whole one, is stored."""
         real = s3.write_parts
 
         def write(call: Any, parts: Any) -> int:
             def deadly(name: str, **more: Any) -> dict[str, Any]:
                 answer = call(name, **more)
-                if name == "upload_part":
+                if name == after:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return answer
 

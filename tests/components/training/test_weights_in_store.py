@@ -1,4 +1,4 @@
-"""A stage's weights as ranks of other hosts read them: from a real S3 server, by ranges, every byte proven.
+"""A stage's weights as ranks of other hosts send and read them: to and from a real S3 server, every byte proven.
 
 Processes with nothing but an empty directory of their own, as in test_shards_in_store.
 """
@@ -7,27 +7,36 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 
 from components.artifacts import chunks, stored
+from components.artifacts.fingerprint import fingerprint_of
+from components.artifacts.lease import Lease
+from components.artifacts.outbox import Outbox
 from components.artifacts.ref import ArtifactRef
 from components.artifacts.stored import RECORD, Stored
-from components.failures import BadInput, IntegrityError
+from components.failures import BadInput, InfrastructureError, IntegrityError
 from components.model.hf import INDEX
 from components.model.layout import UNDIVIDED
 from components.model.wire import WeightShards
 from components.recipe.execution import ExecutionConfig
+from components.training.group import LearnerGroup
 from components.training.learner import Learner
 from tests.components.artifacts.conftest import s3_endpoint, s3_environment  # noqa: F401  (fixtures)
 from tests.components.artifacts.test_store import identity, provenance
 from tests.components.training.test_layouts import MODEL, OPTIMISER, learner_of
 from tests.components.training.test_shards_in_store import (
     CHUNK,
+    DATA,
     EXPERTS,
     FOUR,
+    SHAPES,
     TWO,
     Driver,
     driver,  # noqa: F401  (a fixture)
@@ -75,11 +84,11 @@ def covering(driver: Driver, ref: ArtifactRef, held: list[tuple]) -> int:  # noq
     return sum(size for *_, size in needed)
 
 
-def test_ranks_read_of_an_artifact_what_they_need(driver, tmp_path, monkeypatch, small):  # noqa: F811
+def test_ranks_read_of_an_artifact_what_they_need_and_send_their_share(driver, tmp_path, monkeypatch, small):  # noqa: F811
     ref, weights = publish(driver, tmp_path / "output")
     total = sum(entry.size for entry in driver.store.read_manifest(ref).files if "safetensors" in entry.path)
     place = driver.store.locate(ref, "model")
-    for layout in (TWO, FOUR, EXPERTS):
+    for number, layout in enumerate((TWO, FOUR, EXPERTS), 2):
         with team(layout, monkeypatch) as learners:
             sized(learners)
             learners.load_hf(place)
@@ -93,6 +102,74 @@ def test_ranks_read_of_an_artifact_what_they_need(driver, tmp_path, monkeypatch,
             held = [[block for block in rank if block[0] == "master"] for rank in learners._call("held", False)]
             assert read == [covering(driver, ref, each) for each in held]
             assert layout is TWO or max(read) < 0.75 * total
+            sent, largest = send(driver, learners, number, tmp_path / "written")
+            assert largest < 2.1 * total / layout.world
+            found = load(driver.store.locate(sent, "model"))
+            assert all(np.array_equal(found[name], value) for name, value in weights.items())
+            if layout is FOUR:
+                send_reward(driver, learners, 9, tmp_path / "written")
+
+
+@contextmanager
+def attempt(driver: Driver, number: int) -> Iterator[tuple[Lease, Outbox, dict]]:  # noqa: F811
+    """Of an artifact of its own."""
+    who = identity(shards=number)
+    with Lease.acquire(driver.store, "p", "base", fingerprint_of(who), ttl_s=30, wait_s=5) as lease:
+        yield lease, driver.store.outbox(lease), who
+
+
+def send(driver: Driver, learners: LearnerGroup, number: int, written: Path) -> tuple[ArtifactRef, int]:  # noqa: F811
+    """An artifact that ranks sent, which is whole and has every value once; bytes of the largest share."""
+    written.mkdir(exist_ok=True)
+    with attempt(driver, number) as (lease, outbox, who):
+        outbox.add("model", learners.write_hf(outbox.place("model"), "nano"))
+        ref = driver.store.publish(lease, written, "checkpoint", who, provenance(), outbox=outbox)
+    assert driver.store.verify(ref.uri).ok
+    place, objects = driver.store.locate(ref, "model"), driver.store.objects
+    files = [place.place.entry(place.path(name)) for name in place.names() if name.endswith(".safetensors")]
+    assert len(files) == learners.world, "each sent a file"
+    seen: list[str] = []
+    recorded = json.loads(place.place.read(RECORD))
+    for entry in files:
+        data = objects.read(f"{place.place.key}/{entry.path}").data
+        tensors = safetensors.torch.load(data)
+        seen += tensors
+        assert entry.size == 8 + int.from_bytes(data[:8], "little") + sum(4 * t.numel() for t in tensors.values())
+        if recorded["chunk_bytes"] == CHUNK:
+            digests = [chunks.chunk_digest(data[start : start + CHUNK]) for start in range(0, len(data), CHUNK)]
+            assert recorded["files"][entry.path] == digests
+    assert sorted(seen) == sorted(SHAPES), "every tensor once"
+    return ref, max(entry.size for entry in files)
+
+
+def send_reward(driver: Driver, learners: LearnerGroup, number: int, written: Path) -> None:  # noqa: F811
+    learners._call("configure", OPTIMISER, 1, 0.0, True)
+    with attempt(driver, number) as (lease, outbox, who):
+        outbox.add("", learners.write_reward(outbox.place(), "nano"))
+        ref = driver.store.publish(lease, written, "reward-model", who, provenance(), outbox=outbox)
+    assert driver.store.verify(ref.uri).ok
+    assert {"head.safetensors"} == set(driver.store.locate(ref).names())
+    learners.load_reward(driver.store.locate(ref))
+    texts = [np.arange(3, 20, dtype=np.int64), np.arange(5, 12, dtype=np.int64)]
+    assert learners.score(texts).tolist() == [0.0, 0.0], "the head is drawn at zero"
+
+
+@pytest.mark.fault("kill -9 of a learner rank", "while it sends its part of the result", "a new attempt")
+def test_a_rank_that_dies_with_its_file_sent_leaves_no_artifact(driver, tmp_path, monkeypatch):  # noqa: F811
+    with attempt(driver, 2) as (lease, outbox, _):
+        with team(TWO, monkeypatch) as learners:
+            learners.initialise(8)
+            learners._workers.call_one(1, "die_in_upload", "put_object", deadline_s=10)
+            with pytest.raises(InfrastructureError, match="rank 1 died during send_weights"):
+                learners.write_hf(outbox.place("model"), "nano")
+            assert not learners.alive()
+        there = driver.store.objects.files(f"{outbox.attempt}/files")
+        assert "model/model-00002-of-00002.safetensors" in there
+        assert driver.store.committed("p", "base", lease.fingerprint) is None
+    with team(DATA, monkeypatch) as learners:
+        learners.initialise(8)
+        _, largest = send(driver, learners, 2, tmp_path / "written")
+        assert largest < 0.7 * 4 * sum(map(math.prod, SHAPES.values())), "of equal ranks each sends some"
 
 
 def load(place: Stored) -> dict[str, np.ndarray]:
