@@ -22,12 +22,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from components.artifacts.committed import FINGERPRINT, MARKER
 from components.artifacts.lease import LEASE_FILE, STALE_FACTOR, Lease, LeaseRecord
 from components.artifacts.objects import PRIVATE, Upload
 from components.artifacts.outbox import LISTS
 from components.artifacts.process import boot_seconds
 from components.artifacts.resume import COMPLETE
-from components.artifacts.store import FINGERPRINT, MARKER, Store
+from components.artifacts.store import Store
 from components.failures import DeadlineExceeded, RingflowError
 
 Kind = Literal["lease", "attempt", "order", "resume", "upload", "probe", "cache", "work", "run"]

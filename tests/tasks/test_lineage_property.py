@@ -19,10 +19,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from components.artifacts.committed import MARKER
 from components.artifacts.context import StageResult
 from components.artifacts.fingerprint import fingerprint_of
 from components.artifacts.ref import ArtifactRef
-from components.artifacts.store import MARKER, Store
+from components.artifacts.store import Store
 from components.failures import InfrastructureError
 from components.lineage.graph import lineage
 from components.lineage.impact import impact

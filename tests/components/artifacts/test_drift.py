@@ -6,10 +6,11 @@ import json
 
 import pytest
 
+from components.artifacts.committed import MARKER
 from components.artifacts.digest import bytes_sha256
 from components.artifacts.fingerprint import fingerprint_of
 from components.artifacts.lease import Lease
-from components.artifacts.store import MARKER, Store
+from components.artifacts.store import Store
 from components.failures import IntegrityError
 from tests.components.artifacts.test_store import identity, provenance
 

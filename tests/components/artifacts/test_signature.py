@@ -11,8 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from components.artifacts.committed import MARKER
 from components.artifacts.signature import NAME, SIGNING, TRUSTED
-from components.artifacts.store import MARKER, Store
+from components.artifacts.store import Store
 from components.failures import BadInput, IntegrityError
 from tests.components.artifacts.test_store import identity, lease_for, output, provenance, publish  # noqa: F401
 
