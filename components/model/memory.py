@@ -24,12 +24,11 @@ class Method:
     """How learners train and engines are divided.
 
     dtype: of weights and activations; gradients and the LM head are float32; `fp8` is bfloat16 with products in FP8.
-    fused: Transformer Engine's layers. distributed: moments, and where weights
-    are not float32 their float32 copy, are divided over the ranks with the same parameters. recompute: whole layers, so
-    that only their inputs are kept. head_rows: positions whose logits exist together; None for all of a micro-batch.
-    micro_batch: tokens, if no row is longer. engine_memory: share of a GPU that an engine fills; None for the default.
+    fused: Transformer Engine's layers. distributed: moments, and where weights are not float32 their float32 copy, are
+    divided over the ranks with the same parameters. recompute: whole layers, so that only their inputs are kept.
+    head_rows: positions whose logits exist together; None for all of a micro-batch. micro_batch: tokens, if no row is
+    longer. engine_memory: share of a GPU that an engine fills; None for the default.
     engine_tensor, engine_pipeline: the most devices that an engine's matrices and its layers are divided over.
-    nodes_store: every node sends its own part of a stage's weights to the store, as it does of resume points.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Method:
     engine_memory: float | None = None
     engine_tensor: int = 8
     engine_pipeline: int = 1
-    nodes_store: bool = False
     fused: bool = False
 
     @property
@@ -69,8 +67,8 @@ def today(execution: ExecutionConfig) -> Method:
 
 
 def extended(execution: ExecutionConfig) -> Method:
-    """The same with what is not written: engines over several nodes, weights stored by every node."""
-    return replace(today(execution), name="extended", engine_pipeline=16, nodes_store=True)
+    """The same with what is not written: engines over several nodes."""
+    return replace(today(execution), name="extended", engine_pipeline=16)
 
 
 METHODS = {"today": today, "extended": extended}

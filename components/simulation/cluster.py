@@ -18,7 +18,7 @@ from components.recipe.data import GeneratorSource
 from components.recipe.evaluation import EvaluationConfig
 from components.recipe.recipe import Recipe
 from components.recipe.rl import RlPhase
-from components.recipe.training import PretrainConfig
+from components.recipe.training import PretrainConfig, SftConfig
 from components.rl.simulator import Cluster as Engines
 from components.simulation.here import section_of
 from components.simulation.rollouts import answering_s, interpolated, rollout_steps
@@ -66,10 +66,9 @@ class _Made:
         self.devices = plan.cluster.devices
         self.answered: dict[tuple[int, int], float] = {}
         nodes = max(1, self.devices // plan.cluster.accelerator.per_node)
-        # Today one host sends to the store what all ranks wrote.
-        self.writing = assumed.storage * (nodes if plan.method.nodes_store else 1)
-        self.reading = assumed.storage * nodes
-        self.start_s = assumed.start_s + plan.checkpoint_bytes / self.reading
+        # Every node reads and sends its own part of weights and resume points; only import and release take one host.
+        self.storing = assumed.storage * nodes
+        self.start_s = assumed.start_s + plan.checkpoint_bytes / self.storing
 
     def stage(self, name: str, kind: str) -> StageTimes:
         recipe, assumed = self.recipe, self.assumed
@@ -78,7 +77,7 @@ class _Made:
         if kind == "decontaminate":
             return self._plain(name, 0, self._corpus_bytes() / assumed.match)
         if kind == "release":
-            moved = self.plan.checkpoint_bytes / self.reading + self.plan.release_bytes / self.writing
+            moved = (self.plan.checkpoint_bytes + self.plan.release_bytes) / assumed.storage
             return self._plain(name, self.devices, self.start_s + moved)
         if kind == "evaluate":
             section = recipe.evaluate.for_base() if name == "evaluate-base" else recipe.evaluate
@@ -117,16 +116,17 @@ class _Made:
         else:
             update = time.update
             steps = ({"compute": update.working, "communication": update.moving},)
+        kept = section.checkpoints if isinstance(section, SftConfig) else 1  # of SFT every candidate
         return StageTimes(
             name,
             self.devices,
             time.load.steps,
             steps,
-            self.start_s,
+            self.start_s + kept * self.plan.checkpoint_bytes / self.storing,
             self.plan.layout.data,
             section.checkpoint_every,
-            self.plan.resume_bytes / self.reading,  # every node sends and reads its own part
-            self.plan.resume_bytes / self.reading,
+            self.plan.resume_bytes / self.storing,
+            self.plan.resume_bytes / self.storing,
         )
 
     def _rl_steps(self, phase: RlPhase, time: LoadTime) -> tuple[dict[str, float], ...]:

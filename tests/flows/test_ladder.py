@@ -69,7 +69,7 @@ def test_plan_with_devices_prints_tables_and_json(capsys: pytest.CaptureFixture[
     today, extended = found["plans"]
     assert found["measured"] is False
     assert (today["method"]["distributed"], extended["method"]["distributed"]) == (True, True)
-    assert (today["method"]["nodes_store"], extended["method"]["nodes_store"]) == (False, True)
+    assert (today["method"]["engine_pipeline"], extended["method"]["engine_pipeline"]) == (1, 16)
     assert today["fits"]
     assert today["learner_memory"]["total"] < 80e9
     assert [stage["stage"] for stage in today["stages"]] == ["sft", "rlvr-1", "reward-model", "rlhf"]

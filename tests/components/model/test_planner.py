@@ -63,7 +63,7 @@ def test_todays_method_is_the_recipes_execution() -> None:
     method = today(recipe("ring-mini-2.0").execution)
     assert method == Method("today", "bfloat16", True, True, 4096, 65_536, 0.8)
     more = extended(recipe("ring-mini-2.0").execution)
-    assert more == replace(method, name="extended", engine_pipeline=16, nodes_store=True)
+    assert more == replace(method, name="extended", engine_pipeline=16)
     divided = plan(recipe("ring-mini-2.0"), H100, method)
     whole = plan(
         recipe("ring-mini-2.0", "execution.distributed_optimiser=false"), H100, replace(method, distributed=False)
