@@ -53,6 +53,23 @@ class Stored:
         """A small file, verified."""
         return self.place.read(self.path(name))
 
+    def files(self) -> list[Sent]:
+        """All below, paths from here on."""
+        digests = self.digests()
+        inside = self.path("")
+        return [
+            Sent(entry.model_copy(update={"path": entry.path[len(inside) :]}), tuple(digests.get(entry.path, ())))
+            for entry in self.place.files
+            if entry.path.startswith(inside)
+        ]
+
+    def digests(self) -> dict[str, list[str]]:
+        """Of the chunks of files, by their paths in the place; none where they are not recorded."""
+        if not any(entry.path == RECORD for entry in self.place.files):
+            return {}
+        content = json.loads(self.place.read(RECORD))
+        return content["files"] if content["chunk_bytes"] == CHUNK_BYTES else {}
+
     def parts(self) -> Parts:
         return Parts(self)
 
@@ -62,9 +79,7 @@ class Parts:
 
     def __init__(self, stored: Stored) -> None:
         self._stored = stored
-        recorded = any(entry.path == RECORD for entry in stored.place.files)
-        content = json.loads(stored.place.read(RECORD)) if recorded else {"chunk_bytes": CHUNK_BYTES, "files": {}}
-        self._digests: dict[str, list[str]] = content["files"] if content["chunk_bytes"] == CHUNK_BYTES else {}
+        self._digests = stored.digests()
         self._sizes = {entry.path: entry.size for entry in stored.place.files}
         self._wanted: dict[tuple[str, int], _Wanted] = {}
         self._known: dict[tuple[str, int], memoryview] = {}

@@ -97,7 +97,7 @@ def train_sft(
     }
 
 
-def candidate(step: int) -> str:
+def candidate(step: int | str) -> str:
     """Its folder in the artifact."""
     return f"candidates/{step}"
 

@@ -6,7 +6,6 @@ Output: model/ (the chosen candidate), selection.json (the choice with its reaso
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 
 from components.artifacts.context import StageContext, StageResult
@@ -21,6 +20,7 @@ from components.model.tokenizer import contract, load_tokenizer
 from components.recipe.evaluation import SelectConfig
 from components.rewards.scorer import open_scorer
 from components.rollout.group import warm_engines
+from components.training.sft import MEASURES, candidate
 from tasks.stage import StageConfig
 
 
@@ -41,7 +41,7 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
         selection = Contest(context, engines, codec, scorer, candidates, records, section).run()
     (context.output / "selection.json").write_text(json.dumps(record(selection, section), indent=1) + "\n")
     context.attach(context.output / "selection.json", "selection.json")
-    shutil.copytree(kept / selection.best, context.output / "model", ignore=shutil.ignore_patterns("entropy.json"))
+    context.outbox.take(context.locate(inputs["model"], candidate(selection.best)), "model", without=(MEASURES,))
     for look in selection.looks:
         context.metrics({f"select/{name}": mean for name, mean in look.means.items()}, step=look.items)
     summary = {

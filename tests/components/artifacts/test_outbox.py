@@ -8,6 +8,7 @@ import pytest
 
 from components.artifacts import chunks, s3_copy, stored
 from components.artifacts.folder import Sent
+from components.artifacts.local import LocalContext
 from components.artifacts.manifest import FileEntry
 from components.artifacts.stored import RECORD
 from components.failures import BadInput, IntegrityError
@@ -97,6 +98,32 @@ def test_a_folder_is_copied_inside_the_storage(store, tmp_path, monkeypatch):
     assert not store.objects.uploads()
     digests = json.loads(store.locate(ref).place.read(RECORD))["files"]
     assert digests["files/model/b.safetensors"] == digests["files/candidates/7/b.safetensors"]
+
+
+def test_a_folder_of_another_artifact_is_taken_over(store, tmp_path):
+    (tmp_path / "none").mkdir()
+    other = identity(lr=0.2)
+    with lease_for(store, other) as lease:
+        outbox = store.outbox(lease)
+        send(outbox, {f"candidates/7/{path}": data for path, data in MODEL.items()} | {"candidates/7/note": b"x"})
+        source = store.publish(lease, tmp_path / "none", "checkpoint", other, provenance(), outbox=outbox)
+    with lease_for(store, WHO) as lease:
+        outbox = store.outbox(lease)
+        outbox.take(store.locate(source, "candidates/7"), "here", without=("note",))
+        ref = publish(store, lease, tmp_path / "none", outbox)
+    assert [entry.path for entry in store.read_manifest(ref).files] == [f"here/{path}" for path in sorted(MODEL)]
+    assert store.verify(ref.uri).ok
+    path = "here/model/a.safetensors"
+    assert json.loads(store.locate(ref).place.read(RECORD))["files"][f"files/{path}"]
+    # From one storage to another the bytes come through here, and are compared.
+    context = LocalContext(tmp_path / "context", "sft")
+    context.outbox.take(store.locate(ref), "there")
+    assert (context.output / "there" / path).read_bytes() == MODEL["model/a.safetensors"]
+    key = f"{store.key(ref.uri)}/files/{path}"
+    store.objects.remove(key)
+    assert store.objects.create(key, bytes(len(MODEL["model/a.safetensors"])))
+    with pytest.raises(IntegrityError, match=r"a\.safetensors has sha256 [0-9a-f]{64}, not [0-9a-f]{64}"):
+        context.outbox.take(store.locate(ref), "there")
 
 
 def test_a_resume_point_has_what_was_sent_before_it_whoever_goes_on(store, output):  # noqa: F811
