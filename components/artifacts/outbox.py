@@ -98,10 +98,10 @@ class Outbox:
             if stored.place.url == self._objects.url:
                 self._objects.copy(f"{stored.place.key}/{path}", f"{place.key}/{each.file.path}")
                 return each
-            spans = (
-                range(each.file.size)[start : start + PART_BYTES] for start in range(0, each.file.size, PART_BYTES)
-            )
-            sent = place.send(each.file.path, (stored.place.read_part(path, span.start, len(span)) for span in spans))
+            size, source = each.file.size, stored.place
+            starts = range(0, size, PART_BYTES)
+            parts = (source.read_part(path, start, min(PART_BYTES, size - start)) for start in starts)
+            sent = place.send(each.file.path, parts)
             if sent.file != each.file:
                 raise IntegrityError(f"{stored}/{each.file.path} has sha256 {sent.file.sha256}, not {each.file.sha256}")
             return sent

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from components.artifacts.s3_parts import Call, complete
+
 # Of one request, so that a server that copies byte by byte answers within its deadline; S3 takes up to 5 GiB.
 RANGE_BYTES = 512 << 20
 LANES = 4
-
-Call = Callable[..., dict[str, Any]]
 
 
 def copy_object(call: Call, source: dict[str, str], size: int) -> None:
@@ -29,7 +28,7 @@ def copy_object(call: Call, source: dict[str, str], size: int) -> None:
     try:
         with ThreadPoolExecutor(LANES) as pool:
             parts = list(pool.map(copy, *zip(*enumerate(range(0, size, RANGE_BYTES), 1), strict=True)))
-        call("complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": parts})
+        complete(call, upload, parts, size)
     except BaseException:
         with suppress(Exception):  # what is left takes space until `tidy`; the failure itself matters more
             call("abort_multipart_upload", UploadId=upload)

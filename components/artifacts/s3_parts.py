@@ -56,8 +56,14 @@ def _send(call: Call, upload: str, parts: Iterator[bytes | bytearray]) -> int:
             waiting.append(pool.submit(put, number, part))
             size += len(part)
         sent += [each.result() for each in waiting]
+    complete(call, upload, sent, size)
+    return size
+
+
+def complete(call: Call, upload: str, parts: list[dict[str, Any]], size: int) -> None:
+    """Makes the parts one object of `size` bytes."""
     try:
-        call("complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": sent})
+        call("complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": parts})
     except OSError as error:
         if code_of(error) not in ABSENT | {"NoSuchUpload"}:
             raise
@@ -65,4 +71,3 @@ def _send(call: Call, upload: str, parts: Iterator[bytes | bytearray]) -> int:
         there = call("head_object")["ContentLength"]
         if there != size:
             raise InfrastructureError(f"an upload of {size} bytes ended as an object of {there}") from error
-    return size

@@ -67,6 +67,7 @@ POINTS: dict[str, tuple[str, str, bool]] = {
     "lease taken, no step made": ("create", "/_LEASE", True),
     "a resume point's files uploading": ("put", "-00000003/files", False),
     "a resume point without its marker": ("create", "-00000003/_COMPLETE", False),
+    "a file of the result sent, its resume point not": ("write", "/files/sent/3", True),
     "the result's files uploading": ("put", "/attempts/", False),
     "files stored, no manifest": ("create", "/manifest.json", False),
     "manifest stored, no commit": ("create", "/_COMMITTED", False),
@@ -221,6 +222,8 @@ class World:
             ref = stage.ref
             assert store.verify(ref.uri).ok
             assert json.loads(store.fetch(ref, "count.json").read_text()) == expected
+            sent = store.fetch(ref, "sent")
+            assert {path.name: path.read_text() for path in sent.iterdir()} == {f"{n}": f"{n}" for n in range(1, 6)}
             commits = [n for n in store.objects.files(f"{self.project}/{ref.stage}") if n.endswith("/_COMMITTED")]
             assert commits == [f"{ref.fingerprint}/_COMMITTED"]
             run = runs[stage.node]

@@ -20,6 +20,7 @@ GOES_ON = {
     "lease taken, no step made": 1,
     "a resume point's files uploading": 3,
     "a resume point without its marker": 3,
+    "a file of the result sent, its resume point not": 3,
     "the result's files uploading": 6,
     "files stored, no manifest": 6,
     "manifest stored, no commit": 6,

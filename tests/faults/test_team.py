@@ -41,7 +41,10 @@ pytestmark = [
 
 ENTRYPOINT = "tests/faults/team_stages.py:mini"
 NODES = ("corpus", "decontaminate", "base")
-WEIGHTS = "model/model.safetensors"
+
+
+def weights(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.glob("*.safetensors")}
 
 
 class Team:
@@ -296,7 +299,8 @@ def the_weights_are_those_of_an_undisturbed_run(disturbed: Run) -> None:
     assert undisturbed.info.run_id != disturbed.info.run_id
     uris = [run.data.tags["ringflow.artifact"] for run in (disturbed, undisturbed)]
     assert uris[0] != uris[1]
-    one, other = (store.fetch(find_artifact(uri, store), WEIGHTS).read_bytes() for uri in uris)
+    one, other = (weights(store.fetch(find_artifact(uri, store), "model")) for uri in uris)
     assert one == other
+    assert len(one) == 2, "a file of each node's learner"
     losses = [run.data.metrics["loss"] for run in (disturbed, undisturbed)]
     assert losses[0] == losses[1]

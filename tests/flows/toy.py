@@ -25,7 +25,7 @@ TURN = 3
 
 
 def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageConfig) -> StageResult:
-    """Counts to five, saving each step; its output holds the sum of its inputs' counts."""
+    """Counts to five, sending a file and saving each step; its output holds the sum of its inputs' counts."""
     directory = Path(os.environ["TOY_DIR"])
     point = context.resume.latest()
     count = point.state["count"] if point else 0
@@ -36,6 +36,7 @@ def run(context: StageContext, inputs: Mapping[str, ArtifactRef], config: StageC
         if step == TURN:
             _turn(directory, context)
         count += 1
+        context.outbox.send(f"sent/{step}", f"{count}".encode())
         context.metrics({"loss": 1 / step}, step)
         context.progress(step, STEPS, "counting")
         (context.scratch / "point").mkdir(exist_ok=True)
