@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.failures import BadInput
-from components.release.serve import ServeOptions, served_name, stored_dtype, stretched
+from components.release.server_command import ServeOptions, served_name, stored_dtype, stretched
 
 HEAD = "HEAD_ADDRESS"
 RENDEZVOUS_PORT = 20000

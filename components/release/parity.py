@@ -24,7 +24,7 @@ import numpy as np
 from components.cluster.imports import imports
 from components.failures import Diverged, InfrastructureError
 from components.recipe.execution import ExecutionConfig
-from components.release.serve import stored_dtype
+from components.release.server_command import stored_dtype
 from components.rollout.engine import environment
 from components.rollout.gpu import GpuSettings
 

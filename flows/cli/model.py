@@ -129,8 +129,8 @@ def register(app: typer.Typer) -> None:
 
         With --show: the command lines for machines without ringflow, one per node; MODEL may then be any path there.
         """
-        from components.release.serve import ServeOptions
         from components.release.serve import serve as start
+        from components.release.server_command import ServeOptions
         from flows.references import local_model
 
         options = ServeOptions(
@@ -184,7 +184,8 @@ def register(app: typer.Typer) -> None:
             return
         import socket
 
-        from components.release.serve import ServeOptions, start
+        from components.release.serve import start
+        from components.release.server_command import ServeOptions
         from flows.references import local_model
 
         directory = local_model(model)
@@ -198,7 +199,7 @@ def register(app: typer.Typer) -> None:
 
 def _show_commands(model: str, options) -> None:
     from components.release.commands import sglang_commands, vllm_commands
-    from components.release.serve import model_directory
+    from components.release.server_command import model_directory
     from flows.references import local_model
 
     local = model.startswith("models:/") or "://" in model or Path(model).is_dir()
@@ -212,7 +213,7 @@ def _export(model: str, out: Path, dtype: str, json_: bool) -> None:
     from dataclasses import asdict
 
     from components.release.export import export
-    from components.release.serve import ServeOptions, model_directory, served_name
+    from components.release.server_command import ServeOptions, model_directory, served_name
     from flows.cli.output import print_json
     from flows.references import local_model
 

@@ -19,7 +19,8 @@ from components.evaluation.runner import TRACES, run_suites
 from components.evaluation.suite import suites_of, with_agents
 from components.failures import InfrastructureError
 from components.recipe.evaluation import ServedEvaluationConfig
-from components.release.serve import ServeOptions, Server, start
+from components.release.serve import Server, start
+from components.release.server_command import ServeOptions
 from tasks.stage import StageConfig
 from tasks.stages.benchmarks import files_of, keep_files
 from tasks.stages.evaluate import metrics, summary

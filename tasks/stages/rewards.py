@@ -64,7 +64,8 @@ def _open_judge(name: str, context: StageContext, held: ExitStack) -> Judge:
 
     endpoint = judge_endpoint(name, context.execution)
     if endpoint.directory:
-        from components.release.serve import ServeOptions, start
+        from components.release.serve import start
+        from components.release.server_command import ServeOptions
 
         options = ServeOptions(port=_free_port(), served_name=name, device=context.execution.device)
         server = held.enter_context(start(endpoint.directory, options, log=context.scratch / f"judge-{name}.log"))

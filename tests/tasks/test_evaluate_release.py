@@ -16,7 +16,7 @@ from components.model.tokenizer import load_tokenizer
 from components.recipe.evaluation import EvaluationConfig, ReleaseConfig, SelectConfig
 from components.recipe.execution import ExecutionConfig
 from components.recipe.model import ModelConfig
-from components.release.serve import model_directory
+from components.release.server_command import model_directory
 from tasks.stage import StageConfig
 from tasks.stages.evaluate import run as evaluate
 from tasks.stages.release import run as release

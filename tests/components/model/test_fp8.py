@@ -13,7 +13,7 @@ from components.model.fp8 import LARGEST, dequantise, quantise
 from components.model.hf import read_hf_directory, tensor_shapes
 from components.model.spec import PRESETS
 from components.release.export import export, loadable
-from components.release.serve import ServeOptions, serve_command
+from components.release.server_command import ServeOptions, serve_command
 from tests.components.release.random_model import write_random_model
 
 SHAPES = [(128, 128), (256, 384), (130, 70), (1, 300)]

@@ -12,7 +12,7 @@ from components.model.hf_config import has_quantised_experts, quantisation
 from components.model.int4 import DIVISORS, GROUP, HIGHEST, LOWEST, dequantise, pack, quantise, quantised, unpack
 from components.model.spec import PRESETS
 from components.release.export import export, loadable
-from components.release.serve import ServeOptions, serve_command
+from components.release.server_command import ServeOptions, serve_command
 from tests.components.release.random_model import write_random_model
 
 SHAPES = [(64, 32), (96, 128), (1, 256)]

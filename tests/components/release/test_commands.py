@@ -6,7 +6,7 @@ import pytest
 
 from components.failures import BadInput
 from components.release.commands import sglang_commands, vllm_commands
-from components.release.serve import ServeOptions, serve_command
+from components.release.server_command import ServeOptions, serve_command
 from tests.components.release.random_model import write_random_model
 
 

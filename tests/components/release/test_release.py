@@ -20,7 +20,8 @@ from components.recipe.evaluation import EvaluationConfig
 from components.release.card import CardFacts, render_card
 from components.release.export import export
 from components.release.parity import compare_logprobs, require_parity
-from components.release.serve import ServeOptions, check_port, model_directory, serve_command
+from components.release.serve import check_port
+from components.release.server_command import ServeOptions, model_directory, serve_command
 from tests.components.evaluation.fakes import CODEC, ExactScorer, KnownEngines, item
 from tests.components.release.random_model import write_random_model
 

@@ -26,7 +26,8 @@ from components.failures import BadInput, InfrastructureError
 from components.recipe.evaluation import BenchmarkSettings, EvaluationConfig
 from components.recipe.execution import JudgeEndpoint
 from components.release.chat import AnswerFailed, Chat, converse
-from components.release.serve import PARENT, ServeOptions, _last_words, start, stretched
+from components.release.serve import PARENT, _last_words, start
+from components.release.server_command import ServeOptions, stretched
 from components.rewards.judge import Judge
 from components.rewards.pairwise import choice_of, question
 from tests.components.release.random_model import write_random_model
