@@ -2,7 +2,7 @@
 
 Detection looks at the first records only and asks each layout whether its required keys are there; a file that fits
 none is a BadInput that shows the first record and the nearest layout with what it lacks. The parsers stand in
-components.data.parsers, what a split takes of a row in components.data.records.
+components.data.parsers and reply_parsers, what a split takes of a row in components.data.records.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.data import parsers
+from components.data import parsers, reply_parsers
 from components.data.messages import MESSAGE_KEYS, ROLES
 from components.data.parsers import ANSWER_KEYS, PROBLEM_KEYS, PROMPT_KEYS, RESPONSE_KEYS, SOLUTION_KEYS, first
 from components.data.row import LeftOut, Malformed, Row, shown
@@ -40,14 +40,14 @@ def _only(*keys: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
 _PROMPT = ("prompt", PROMPT_KEYS)
 _PROBLEM = ("problem", PROBLEM_KEYS)
 _ASKED = ("prompt", (*PROMPT_KEYS, *MESSAGE_KEYS, "problem", "question"))
-_REPLIES = ("replies", parsers.REPLIES_KEYS)
+_REPLIES = ("replies", reply_parsers.REPLIES_KEYS)
 
 LAYOUTS: Mapping[str, Layout] = {
     layout.name: layout
     for layout in (
-        Layout("preference", _only("chosen", "rejected"), parsers.parse_preference),
-        Layout("message-tree", _only("text", "role", "replies"), parsers.parse_tree),
-        Layout("ranked", (_ASKED, _REPLIES), parsers.parse_ranked),
+        Layout("preference", _only("chosen", "rejected"), reply_parsers.parse_preference),
+        Layout("message-tree", _only("text", "role", "replies"), reply_parsers.parse_tree),
+        Layout("ranked", (_ASKED, _REPLIES), reply_parsers.parse_ranked),
         Layout("grids", _only("train", "test"), parsers.parse_grids),
         Layout("code-tests", (_PROBLEM, ("tests", parsers.TEST_KEYS)), parsers.parse_code_tests),
         Layout("problem-answer", (_PROBLEM, ("answer", (*ANSWER_KEYS, *SOLUTION_KEYS))), parsers.parse_problem_answer),
