@@ -177,6 +177,11 @@ def ended(run: str, state: str) -> None:
     def final() -> bool:
         return prefect_api.find_run(run)["state_type"] in ("FAILED", "COMPLETED", "CRASHED", "CANCELLED")
 
-    wait_for(final, 240, f"the end of {run}")
+    try:
+        wait_for(final, 240, f"the end of {run}")
+    except AssertionError as error:
+        lines = [f"{line['timestamp']} {line['message']}" for line in prefect_api.logs(run, 0)]
+        state = prefect_api.get_run(run)["state"]
+        raise AssertionError(f"{error}: {state['name']}, {state['message']}\n" + "\n".join(lines[-60:])) from None
     found = prefect_api.find_run(run)
     assert found["state_type"] == state, found["state"]["message"]
