@@ -229,8 +229,8 @@ def _jobs_probe(site: Site, started_at: float, timeout_s: float) -> None:
 def _worker_command(site: Site) -> list[str]:
     # One flow run at a time: a run uses every core of the machine, so a second one waits its turn in the queue.
     return [
-        *(program("prefect"), "--no-prompt", "worker", "start", "--pool", WORK_POOL, "--type", "process"),
-        *("--name", WORKER_NAME, "--limit", "1", "--install-policy", "never"),
+        *(sys.executable, "-m", "infra.prefect_worker", "--no-prompt", "worker", "start", "--pool", WORK_POOL),
+        *("--type", "process", "--name", WORKER_NAME, "--limit", "1", "--install-policy", "never"),
     ]
 
 

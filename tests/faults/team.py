@@ -168,9 +168,9 @@ time.sleep(600)
 
 
 def worker(directory: Path, environment: dict[str, str]) -> Program:
-    command = [program("prefect"), "--no-prompt", "worker", "start", "--pool", "ringflow", "--type", "process"]
+    command = [sys.executable, "-m", "infra.prefect_worker", "--no-prompt", "worker", "start", "--pool", "ringflow"]
     asks_often = {"PREFECT_WORKER_QUERY_SECONDS": "1"}  # every 10 s by default
-    command += ["--limit", "1", "--install-policy", "never"]
+    command += ["--type", "process", "--limit", "1", "--install-policy", "never"]
     return Program(directory, "worker", command, environment | asks_often)
 
 

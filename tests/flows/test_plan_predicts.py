@@ -150,12 +150,14 @@ def deployment(world) -> Iterator[str]:
 
 def test_plan_foretells_a_retry_from_the_ui(ways, world, deployment) -> None:
     failure = world.touch("fail-base", "Diverged")
+    lingering = world.touch("linger-base", "16")  # longer than the worker waits between two looks
     request = {"request": {"recipe": "smoke", "overrides": world.overrides}}
     body = {"parameters": request, "state": {"type": "SCHEDULED"}}
     run = prefect_api.ask("POST", f"/deployments/{deployment}/create_flow_run", body)
     ended(run["id"], "FAILED")
     name = prefect_api.get_run(run["id"])["name"]
     failure.unlink()
+    lingering.unlink()
 
     def retry() -> None:
         # What the button sends, while the process of the failed run is still ending.

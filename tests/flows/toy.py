@@ -2,11 +2,13 @@
 
 `python -m tests.flows.toy ...` is the `ringflow` command with these stages. TOY_DIR holds: `calls` (one line per step,
 `node step`), `fail-NODE` (an exception's name: raised at step 3), `block-NODE` (the stage waits there for its end),
-`fill-NODE` (so many bytes are written to the stage's scratch at step 3).
+`fill-NODE` (so many bytes are written to the stage's scratch at step 3), `linger-NODE` (so many seconds the process
+takes to end after all else).
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
@@ -55,6 +57,8 @@ def _turn(directory: Path, context: StageContext) -> None:
     failing, blocking = directory / f"fail-{context.node}", directory / f"block-{context.node}"
     if (filling := directory / f"fill-{context.node}").exists():
         (context.scratch / "filling").write_bytes(bytes(int(filling.read_text())))
+    if (lingering := directory / f"linger-{context.node}").exists():
+        atexit.register(time.sleep, float(lingering.read_text()))
     if failing.exists():
         kind = failing.read_text().strip()
         raise getattr(failures, kind, ValueError)(f"made to fail with {kind}")
